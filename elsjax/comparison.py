@@ -1,0 +1,65 @@
+"""How well one image predicts another, pixel by pixel.
+
+The paper's tables call the Pearson correlation r². Here each measure has its own name.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+
+def pearson_r(a: Float[ArrayLike, "b ..."], b: Float[ArrayLike, "b ..."]) -> Float[Array, " b"]:
+    """Pearson correlation over the pixels of each sample, in [-1, 1].
+
+    Args:
+      a: images, [B, ...].
+      b: images of the same shape.
+
+    Returns:
+      One correlation per sample, [B]; NaN where an image is constant.
+
+    Raises:
+      ValueError: if the shapes differ or have no axis beside the batch.
+    """
+    a, b = _samples(a, b)
+    a = a - a.mean(axis=1, keepdims=True)
+    b = b - b.mean(axis=1, keepdims=True)
+    norms = jnp.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    return jnp.clip((a * b).sum(axis=1) / norms, -1.0, 1.0)
+
+
+def pearson_r2(a: Float[ArrayLike, "b ..."], b: Float[ArrayLike, "b ..."]) -> Float[Array, " b"]:
+    """Square of `pearson_r`: the share of variance a linear fit explains; same arguments."""
+    return pearson_r(a, b) ** 2
+
+
+def r2(
+    prediction: Float[ArrayLike, "b ..."], target: Float[ArrayLike, "b ..."]
+) -> Float[Array, " b"]:
+    """Coefficient of determination `1 - SS_res / SS_tot` over the pixels of each sample.
+
+    Args:
+      prediction: images, [B, ...].
+      target: images of the same shape, whose variance is to be explained.
+
+    Returns:
+      One value per sample, [B], at most 1; not symmetric. -inf or NaN for a constant target.
+
+    Raises:
+      ValueError: if the shapes differ or have no axis beside the batch.
+    """
+    prediction, target = _samples(prediction, target)
+    residual = ((target - prediction) ** 2).sum(axis=1)
+    return 1.0 - residual / ((target - target.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+
+
+def _samples(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
+    """Both as floating point [B, pixels]."""
+    if np.shape(a) != np.shape(b) or np.ndim(a) < 2:
+        raise ValueError(
+            f"images have shapes {list(np.shape(a))} and {list(np.shape(b))}; "
+            "expected the same [batch, ...] for both"
+        )
+    dtype = jnp.result_type(float)
+    a, b = jnp.asarray(a, dtype), jnp.asarray(b, dtype)
+    return a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)

@@ -1,0 +1,185 @@
+"""Data sets of images: an embedded MNIST sample, TFDS, folders of images and `.npz` archives.
+
+Pixels stay uint8; `Dataset.images` scales them to float32 in [-1, 1], the scale of every machine
+and network.
+"""
+
+import dataclasses
+import importlib.resources
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32, Int32, UInt8
+
+from elsjax import checks, image_files, pixels, tfds_source
+from elsjax.image_files import Arrays, Progress
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images with their labels, in memory.
+
+    Args:
+      name: what `load_dataset` was asked for.
+      split: "train", "test" or, for celeb_a, "validation".
+      pixels: uint8 [N, H, W, C], or float32 in [-1, 1] where the source was floating-point.
+      labels: int32 [N], None if the source has none.
+      label_names: name of each label, None if unknown.
+    """
+
+    name: str
+    split: str
+    pixels: UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"]
+    labels: Int32[np.ndarray, " n"] | None
+    label_names: tuple[str, ...] | None
+
+    @property
+    def images(self) -> Float32[np.ndarray, "n h w c"]:
+        """The images as float32 [N, H, W, C] in [-1, 1], computed from the pixels at each call."""
+        return pixels.to_float(self.pixels)
+
+    def __len__(self) -> int:
+        """The number of images, N."""
+        return len(self.pixels)
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSummary:
+    """One named data set, as listed by `available_datasets`.
+
+    Args:
+      name: the name `load_dataset` takes.
+      description: one line.
+      splits: number of images by split.
+      shape: native height, width and channels of an image.
+      available: whether it can be loaded without preparing it first.
+      where: where it lies, or where it was looked for.
+    """
+
+    name: str
+    description: str
+    splits: Mapping[str, int]
+    shape: tuple[int, int, int]
+    available: bool
+    where: str
+
+
+def load_dataset(
+    name: str | os.PathLike[str],
+    split: str = "train",
+    limit: int | None = None,
+    image_size: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    skip_unreadable: bool = False,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Loads a data set into memory.
+
+    TFDS data sets are decoded once and then cached beside the data, or in the user's cache
+    directory if data_dir is read-only. CelebA at its native size takes 19 GB: give image_size or
+    limit.
+
+    Args:
+      name: "mnist5k" (embedded: 500 images of each digit), a TFDS data set ("mnist",
+        "fashion_mnist", "cifar10", "celeb_a"), or the path of a folder of images (flat, or one
+        sub-folder per class) or of an `.npz` archive (`images` uint8, or floating-point in
+        [-1, 1], [N, H, W] or [N, H, W, C]; optionally `labels`, integers [N]). A known name wins
+        over a folder of that name; write "./mnist" for the folder.
+      split: "train" or "test"; "mnist5k", folders and archives have only "train".
+      limit: number of leading images to load; None for all.
+      image_size: side in pixels of the square to resize to, bilinear as in the paper's code
+        (torchvision `Resize((size, size))` on PIL images; the aspect ratio is not kept); None
+        keeps the native size.
+      data_dir: TFDS directory; None for the environment variable TFDS_DATA_DIR, or else
+        `~/tensorflow_datasets`.
+      skip_unreadable: leaves unreadable files of a folder out instead of raising.
+      progress: called as `progress(done, total)` while a folder is read or a TFDS data set decoded.
+
+    Returns:
+      The data set, N images [H, W, C].
+
+    Raises:
+      ValueError: if an argument is not as described, or the data cannot be read.
+    """
+    if limit is not None:
+        checks.positive_int("limit", limit)
+    if image_size is not None:
+        checks.positive_int("image_size", image_size)
+
+    name = os.fspath(name)
+    path = Path(name).expanduser()
+    if name in tfds_source.SOURCES:
+        arrays = tfds_source.load(
+            name,
+            split,
+            tfds_source.resolve_data_dir(data_dir),
+            limit=limit,
+            image_size=image_size,
+            progress=progress,
+        )
+        return Dataset(name, split, *arrays)
+
+    if name == "mnist5k":
+        checks.one_of("split", split, ("train",))
+        arrays = _read_mnist5k(limit, image_size)
+    elif path.is_dir():
+        checks.one_of("split", split, ("train",))
+        arrays = image_files.read_folder(
+            path, limit, image_size, skip_unreadable=skip_unreadable, progress=progress
+        )
+    elif path.suffix == ".npz":
+        checks.one_of("split", split, ("train",))
+        arrays = image_files.read_npz(path, limit, image_size)
+    else:
+        known = ", ".join(["mnist5k", *tfds_source.SOURCES])
+        raise ValueError(
+            f"name={name!r} is not known; expected one of {known}, "
+            "or the path of a folder of images or of an .npz archive"
+        )
+    return Dataset(name, split, *arrays)
+
+
+def available_datasets(
+    data_dir: str | os.PathLike[str] | None = None,
+) -> list[DatasetSummary]:
+    """Lists the named data sets and whether they are on this machine.
+
+    Reads only their descriptions, never the images, and downloads nothing.
+
+    Args:
+      data_dir: TFDS directory; see `load_dataset`.
+
+    Returns:
+      One summary per named data set, the embedded one first.
+    """
+    summaries = [
+        DatasetSummary(
+            "mnist5k",
+            "handwritten digits, 500 of each, from MNIST's training set",
+            {"train": 5000},
+            (28, 28, 1),
+            True,
+            "embedded",
+        )
+    ]
+    directory = tfds_source.resolve_data_dir(data_dir)
+    for name, source in tfds_source.SOURCES.items():
+        prepared = tfds_source.find(name, directory)
+        splits = prepared.splits if prepared else source.splits
+        where = str(prepared.directory) if prepared else f"not prepared in {directory}"
+        summaries.append(
+            DatasetSummary(
+                name, source.description, splits, source.shape, prepared is not None, where
+            )
+        )
+    return summaries
+
+
+def _read_mnist5k(limit: int | None, image_size: int | None) -> Arrays:
+    resource = importlib.resources.files("elsjax") / "data" / "mnist5k.npz"
+    with importlib.resources.as_file(resource) as path:
+        images, labels, _ = image_files.read_npz(path, limit, image_size)
+    return images, labels, tfds_source.SOURCES["mnist"].label_names

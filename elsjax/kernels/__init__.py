@@ -1,0 +1,1 @@
+"""Ways to evaluate a dictionary's posterior mean."""

@@ -1,0 +1,215 @@
+"""The exact kernel: every query against every key, as attention over blocks of training images.
+
+The logit of a key y for a query x at levels alpha, sigma is
+
+    -|x - alpha y|² / 2 sigma² = (alpha x . y - alpha² |y|² / 2) / sigma² + const(x)
+
+and the constant cancels in the softmax. So a query scaled by alpha / sigma², with -alpha² / 2
+sigma² appended, and a key with |y|² appended, have the logit as their inner product: one matrix
+product for the logits, one for the weighted values, for any number of noisy images and noise
+levels at once. Translates of whole images (ES) use Fourier transforms for both.
+
+Only differences count, so pixels are shifted by a constant first: with the data's mean as the
+origin, norms and products are smaller, and so are their rounding errors in the exponent.
+
+Every product that feeds an exponential or an output runs at full float32 (or float64) precision.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from elsjax import posterior
+from elsjax.dictionaries import ImagePart, Part
+from elsjax.pixels import to_float
+
+# sigma = 0 is the limit sigma -> 0, in which only the nearest patch keeps a weight.
+_LEAST_VARIANCE = 1e-14
+
+# Queries beyond this gain nothing from sharing a block's keys.
+_MAX_QUERY_TILE = 2048
+
+
+class Blocks(NamedTuple):
+    """How the work is cut: training images per block, rows of queries (of one group) per tile."""
+
+    images: int
+    query_rows: int
+
+
+def plan_blocks(part: Part, batch: int, num_images: int, itemsize: int, budget: int) -> Blocks:
+    """The largest blocks whose temporary arrays fit in a memory budget.
+
+    Args:
+      part: the part of the dictionary.
+      batch: number of noisy images.
+      num_images: number of training images.
+      itemsize: bytes of a number.
+      budget: bytes.
+
+    Returns:
+      The blocks; at least one image and one row of queries, even where that exceeds the budget.
+    """
+    groups, keys = part.num_groups, part.keys_per_image
+    # A query row holds the scaled query, its state and merges of it.
+    row_bytes = itemsize * groups * 2 * (part.key_size + 2 * part.value_size + 4)
+    # Per image of a block: two stages of patch extraction, values, and logits with their weights.
+    key_bytes = itemsize * groups * keys * (3 * part.key_size + 2 * part.value_size + 4)
+    pair_bytes = itemsize * groups * keys * 2
+    if isinstance(part, ImagePart) and part.translates:
+        key_bytes = itemsize * 6 * part.key_size
+        pair_bytes = itemsize * keys * 6
+    rows = part.pixels.size * batch // groups if not isinstance(part, ImagePart) else batch
+    rows = min(rows, _MAX_QUERY_TILE)
+    one_image = (budget - key_bytes) // (row_bytes + pair_bytes)
+    rows = max(1, min(rows, one_image))
+    images = (budget - rows * row_bytes) // (key_bytes + rows * pair_bytes)
+    return Blocks(images=int(max(1, min(images, num_images))), query_rows=int(rows))
+
+
+def posterior_mean(
+    part: Part,
+    blocks: Blocks,
+    x: Float[Array, "b h w c"],
+    alpha: Float[Array, " b"],
+    sigma: Float[Array, " b"],
+    images: Array,
+    origin: Float[Array, " c"],
+    start: int | Int[Array, ""],
+    stop: int | Int[Array, ""],
+) -> Float[Array, "b p c"]:
+    """Posterior means of one part's pixels over the training images [start, stop).
+
+    Args:
+      part: the part of the dictionary.
+      blocks: how the work is cut; does not change the result beyond rounding.
+      x: noisy images.
+      alpha: signal level of each noisy image.
+      sigma: noise level of each noisy image.
+      images: all training images, [N, H, W, C], uint8 or scaled.
+      origin: pixel that counts as 0 in the arithmetic; does not change the result beyond rounding.
+      start: first training image that counts.
+      stop: end of the training images that count.
+
+    Returns:
+      E[x_0 | x_t] at the part's pixels, [B, len(part.pixels), C].
+    """
+    gain = alpha / jnp.maximum(sigma * sigma, _LEAST_VARIANCE)
+    origin = origin[None, None, None, :]
+    alpha_, gain_ = alpha[:, None, None, None], gain[:, None, None, None]
+    queries = part.queries((x - alpha_ * origin) * gain_)
+    groups, batch, per_image, size = queries.shape
+    norm_gain = jnp.broadcast_to(
+        (-0.5 * alpha * gain)[None, :, None, None], (*queries.shape[:3], 1)
+    )
+    queries = jnp.concatenate([queries, norm_gain], axis=-1).reshape(groups, -1, size + 1)
+
+    def mean_of(tile: Float[Array, "g r e"]) -> Float[Array, "g r v"]:
+        return _stream(part, blocks.images, tile, images, origin, start, stop)
+
+    rows = batch * per_image
+    if rows <= blocks.query_rows:
+        means = mean_of(queries)
+    else:
+        tiles = -(-rows // blocks.query_rows)
+        padding = tiles * blocks.query_rows - rows
+        queries = jnp.pad(queries, ((0, 0), (0, padding), (0, 0)))
+        queries = queries.reshape(groups, tiles, blocks.query_rows, size + 1)
+        means = lax.map(mean_of, queries.transpose(1, 0, 2, 3))
+        means = means.transpose(1, 0, 2, 3).reshape(groups, rows + padding, -1)[:, :rows]
+    return part.paint(means.reshape(groups, batch, per_image, -1)) + origin[0]
+
+
+def _stream(
+    part: Part,
+    block: int,
+    queries: Float[Array, "g r e"],
+    images: Array,
+    origin: Float[Array, "1 1 1 c"],
+    start: int | Int[Array, ""],
+    stop: int | Int[Array, ""],
+) -> Float[Array, "g r v"]:
+    """Posterior means of one tile of queries, over the training images block by block."""
+
+    def add_block(index: Array, state: posterior.PosteriorState) -> posterior.PosteriorState:
+        first = start + index * block
+        # The last block is moved back to end with the data; what it repeats does not count.
+        offset = jnp.minimum(first, images.shape[0] - block)
+        chosen = lax.dynamic_slice_in_dim(images, offset, block)
+        places = offset + jnp.arange(block)
+        counts = (places >= first) & (places < stop)
+        chosen = to_float(chosen).astype(queries.dtype) - origin
+        if isinstance(part, ImagePart) and part.translates:
+            seen = _translates_state(part, queries, chosen, counts)
+        else:
+            seen = _products_state(part, queries, chosen, counts)
+        return posterior.merge(state, seen)
+
+    state = posterior.empty(queries.shape[:2], part.value_size, queries.dtype)
+    state = lax.fori_loop(0, -(-(stop - start) // block), add_block, state)
+    return posterior.mean(state)
+
+
+def _products_state(
+    part: Part,
+    queries: Float[Array, "g r e"],
+    images: Float[Array, "n h w c"],
+    counts: Array,
+) -> posterior.PosteriorState:
+    """One block's state by matrix products."""
+    keys, values = part.keys(images), part.values(images)
+    groups, num, per_image, size = keys.shape
+    norms = jnp.sum(keys * keys, axis=-1, keepdims=True)
+    keys = jnp.concatenate([keys, norms], axis=-1).reshape(groups, num * per_image, size + 1)
+    # A column of ones makes the second product return the sum of weights as well.
+    values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
+    values = values.reshape(groups, num * per_image, -1)
+    logits = jnp.einsum("gre,gle->grl", queries, keys, precision=lax.Precision.HIGHEST)
+    counts = jnp.repeat(counts, per_image, total_repeat_length=num * per_image)
+    logits = jnp.where(counts[None, None, :], logits, -jnp.inf)
+
+    def weigh(weights: Array) -> tuple[Array, Array]:
+        sums = jnp.einsum("grl,glv->grv", weights, values, precision=lax.Precision.HIGHEST)
+        return sums[..., -1], sums[..., :-1]
+
+    return posterior.from_logits(logits, weigh)
+
+
+def _translates_state(
+    part: ImagePart,
+    queries: Float[Array, "1 r e"],
+    images: Float[Array, "n h w c"],
+    counts: Array,
+) -> posterior.PosteriorState:
+    """One block's state over all circular translates, by Fourier transforms."""
+    height, width, _ = part.image_shape
+    rows, num = queries.shape[1], images.shape[0]
+
+    def forward(array: Array) -> Array:
+        return jnp.fft.rfft2(array, axes=(1, 2))
+
+    def inverse(array: Array) -> Array:
+        return jnp.fft.irfft2(array, s=(height, width), axes=(1, 2))
+
+    spectra = forward(images)
+    query_spectra = forward(queries[0, :, :-1].reshape(rows, *part.image_shape))
+    products = jnp.einsum(
+        "rhwc,nhwc->rnhw", query_spectra, spectra.conj(), precision=lax.Precision.HIGHEST
+    )
+    # logits[r, n, i, j]: query r against image n rolled by (i, j).
+    logits = inverse(products.reshape(rows * num, *products.shape[2:])).reshape(rows, num, -1)
+    norms = jnp.sum(images * images, axis=(1, 2, 3))
+    logits = logits + queries[0, :, -1, None, None] * norms[None, :, None]
+    logits = jnp.where(counts[None, :, None], logits, -jnp.inf).reshape(1, rows, -1)
+
+    def weigh(weights: Array) -> tuple[Array, Array]:
+        weight_spectra = forward(weights.reshape(rows * num, height, width))
+        weight_spectra = weight_spectra.reshape(rows, num, *weight_spectra.shape[1:])
+        totals = inverse(
+            jnp.einsum("rnhw,nhwc->rhwc", weight_spectra, spectra, precision=lax.Precision.HIGHEST)
+        )
+        return weights.sum(-1), totals.reshape(1, rows, -1)
+
+    return posterior.from_logits(logits, weigh)

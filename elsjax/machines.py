@@ -1,0 +1,238 @@
+"""The score machines: a dictionary of training patches, a noise schedule and a window schedule."""
+
+import functools
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from elsjax import checks
+from elsjax.denoisers import Denoiser
+from elsjax.dictionaries import Dictionary, Kind, Part
+from elsjax.kernels import dense
+from elsjax.pixels import to_float, to_uint8
+from elsjax.schedules import CosineSchedule, Schedule
+from elsjax.windows import WindowSchedule
+
+
+@jax.tree_util.register_pytree_node_class
+class ScoreMachine(Denoiser):
+    """The exact posterior mean E[x_0 | x_t] under locality and equivariance constraints.
+
+        E[x_0(i) | x_t] = sum_p w_p p(centre),   w = softmax_p(-|x_t[Ω_i] - alpha p|² / 2 sigma²)
+
+    over the dictionary of training patches p that the kind of machine allows at pixel i (Kamb &
+    Ganguli 2025, section 3). Nothing is trained. The result does not depend on block size, batch
+    neighbours or the order of the images, beyond rounding. Computations run in float64 where
+    `jax_enable_x64` is set, else in float32. At t = 0, where sigma = 0, the limit is taken: the
+    nearest patch.
+
+    A machine is a pytree, so it can be an argument of a jitted function; there, t must be a
+    Python number if the window depends on it.
+
+    Args:
+      kind: "is" (ideal), "es" (equivariant), "ls" (local), "els" (equivariant local) or "bbels"
+        (boundary-broken ELS); see `elsjax.dictionaries`.
+      images: training images, [N, H, W, C], uint8 or floating point in [-1, 1]. Kept as uint8
+        where that loses nothing, and scaled block by block on the device.
+      labels: class of each training image, integers [N]; needed to condition on a label.
+      schedule: noise schedule.
+      window: odd side P of the window, or a `WindowSchedule` for P(t); None for "is" and "es".
+      wrap_patches: "els" only: training patches wrap around the border.
+      memory_budget: bytes that one evaluation may use beside the images and its own input and
+        output; decides how many training images make a block.
+      block_size: number of training images per block, instead of the budget's choice.
+
+    Raises:
+      ValueError: if an argument is not as described.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        images: ArrayLike,
+        labels: ArrayLike | None = None,
+        *,
+        schedule: Schedule | None = None,
+        window: int | WindowSchedule | None = None,
+        wrap_patches: bool = False,
+        memory_budget: int = 2**27,
+        block_size: int | None = None,
+    ) -> None:
+        checks.image_batch("images", images)
+        checks.positive_int("memory_budget", memory_budget)
+        if block_size is not None:
+            checks.positive_int("block_size", block_size)
+        self.kind: Kind = kind
+        height, width, channels = np.shape(images)[1:]
+        self.image_shape = (height, width, channels)
+        self.schedule = CosineSchedule() if schedule is None else schedule
+        self.window = window
+        self.wrap_patches = wrap_patches
+        self.memory_budget = memory_budget
+        self.block_size = block_size
+        self._class_ranges: dict[int, tuple[int, int]] | None = None
+        for side in window.windows if isinstance(window, WindowSchedule) else (window,):
+            Dictionary(kind, self.image_shape, side, wrap_patches)
+        images = _as_pixels(images)
+        if labels is not None:
+            images, self._class_ranges = _sorted_by_class(images, labels)
+        self._images = jnp.asarray(images)
+        self._mean_pixel = jnp.asarray(_mean_pixel(images), jnp.result_type(float))
+
+    @property
+    def num_images(self) -> int:
+        """Number of training images."""
+        return self._images.shape[0]
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The classes that can be conditioned on, ascending; empty without labelled data."""
+        return tuple(self._class_ranges or ())
+
+    def tree_flatten(self) -> tuple[tuple[Array, Array], tuple[tuple[str, Any], ...]]:
+        """The training images and their mean pixel are leaves; everything else is static."""
+        static = {key: v for key, v in vars(self).items() if key not in ("_images", "_mean_pixel")}
+        if self._class_ranges is not None:
+            static["_class_ranges"] = tuple(self._class_ranges.items())
+        return (self._images, self._mean_pixel), tuple(static.items())
+
+    @classmethod
+    def tree_unflatten(
+        cls, static: tuple[tuple[str, Any], ...], leaves: tuple[Array, Array]
+    ) -> Self:
+        """Inverse of `tree_flatten`."""
+        machine = object.__new__(cls)
+        vars(machine).update(static, _images=leaves[0], _mean_pixel=leaves[1])
+        if machine._class_ranges is not None:
+            machine._class_ranges = dict(machine._class_ranges)
+        return machine
+
+    def _check_label(self, label: ArrayLike | None, batch: int) -> None:
+        if label is None:
+            return
+        if self._class_ranges is None:
+            raise ValueError(f"label={label} needs labelled data, but labels=None was given")
+        if np.shape(label) not in ((), (batch,)):
+            raise ValueError(f"label has shape {list(np.shape(label))}; expected [] or [{batch}]")
+        values = checks.host_values(label)
+        unknown = [] if values is None else sorted(set(values.ravel().tolist()) - set(self.labels))
+        if unknown:
+            raise ValueError(f"label={unknown[0]} is no class of the data; it has {self.labels}")
+
+    def _denoise(
+        self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
+    ) -> Float[Array, "b h w c"]:
+        if not isinstance(self.window, WindowSchedule):
+            return self._denoise_at(self.window, x, t, label)
+        times = checks.host_values(t)
+        if times is None:
+            raise ValueError(
+                "t must be a value on the host, not traced or on an accelerator: the window "
+                "depends on it (pass a Python number, or give the machine one window)"
+            )
+        windows = [self.window(time) for time in times.ravel()]
+        if len(set(windows)) == 1:
+            return self._denoise_at(windows[0], x, t, label)
+        x0 = jnp.zeros_like(x)
+        for window in sorted(set(windows)):
+            chosen = np.flatnonzero(np.asarray(windows) == window)
+            shared = label is None or jnp.ndim(label) == 0
+            of_chosen = label if shared else jnp.asarray(label)[chosen]
+            part = self._denoise_at(window, x[chosen], times[chosen], of_chosen)
+            x0 = x0.at[chosen].set(part)
+        return x0
+
+    def _denoise_at(
+        self, window: int | None, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
+    ) -> Float[Array, "b h w c"]:
+        """`denoise` through one window."""
+        alpha, sigma = (
+            jnp.broadcast_to(jnp.asarray(level, x.dtype), x.shape[:1]) for level in self.schedule(t)
+        )
+        dictionary = Dictionary(self.kind, self.image_shape, window, self.wrap_patches)
+        ranges = None
+        if label is not None and self._class_ranges is not None:
+            bounds = jnp.asarray(list(self._class_ranges.values()))
+            ranges = bounds[jnp.searchsorted(jnp.asarray(self.labels), jnp.asarray(label))]
+        per_label = ranges is not None and ranges.ndim == 2
+        blocks = tuple(self._blocks(part, x, per_label) for part in dictionary.parts)
+        return _posterior_mean(
+            dictionary, blocks, x, alpha, sigma, self._images, self._mean_pixel, ranges
+        )
+
+    def _blocks(self, part: Part, x: Float[Array, "b h w c"], per_label: bool) -> dense.Blocks:
+        batch = 1 if per_label else x.shape[0]
+        blocks = dense.plan_blocks(
+            part, batch, self.num_images, x.dtype.itemsize, self.memory_budget
+        )
+        if self.block_size is None:
+            return blocks
+        return blocks._replace(images=min(self.block_size, self.num_images))
+
+
+@functools.partial(jax.jit, static_argnames=("dictionary", "blocks"))
+def _posterior_mean(
+    dictionary: Dictionary,
+    blocks: tuple[dense.Blocks, ...],
+    x: Float[Array, "b h w c"],
+    alpha: Float[Array, " b"],
+    sigma: Float[Array, " b"],
+    images: Array,
+    mean_pixel: Float[Array, " c"],
+    ranges: Int[Array, "2"] | Int[Array, "b 2"] | None,
+) -> Float[Array, "b h w c"]:
+    """Posterior mean over the images [start, stop) of `ranges`, one for all or one for each x."""
+    if ranges is not None and ranges.ndim == 2:
+
+        def one(arguments: tuple[Array, ...]) -> Array:
+            x, alpha, sigma, ranges = arguments
+            return _posterior_mean(
+                dictionary, blocks, x[None], alpha[None], sigma[None], images, mean_pixel, ranges
+            )[0]
+
+        return jax.lax.map(one, (x, alpha, sigma, ranges))
+    start, stop = (0, images.shape[0]) if ranges is None else (ranges[0], ranges[1])
+    parts = dictionary.parts
+    painted = [
+        dense.posterior_mean(part, cut, x, alpha, sigma, images, mean_pixel, start, stop)
+        for part, cut in zip(parts, blocks, strict=True)
+    ]
+    order = np.argsort(np.concatenate([part.pixels for part in parts]))
+    return jnp.concatenate(painted, axis=1)[:, order].reshape(x.shape)
+
+
+def _as_pixels(images: ArrayLike) -> np.ndarray:
+    """Training images as uint8 where that loses nothing, else in floating point."""
+    images = np.asarray(images)
+    if images.dtype == np.uint8:
+        return images
+    pixels = to_uint8(images)
+    return pixels if np.array_equal(to_float(pixels), images) else images
+
+
+def _mean_pixel(images: np.ndarray) -> np.ndarray:
+    """Mean over images and places, [C], scaled, in float64."""
+    mean = images.mean(axis=(0, 1, 2), dtype=np.float64)
+    return mean / 127.5 - 1 if images.dtype == np.uint8 else mean
+
+
+def _sorted_by_class(
+    images: np.ndarray, labels: ArrayLike
+) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
+    """Images sorted by class, and the range [start, stop) of each class."""
+    labels = np.asarray(labels)
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"labels has shape {list(labels.shape)} and dtype {labels.dtype}; expected integers "
+            f"[{images.shape[0]}], one for each image"
+        )
+    classes, counts = np.unique(labels, return_counts=True)
+    stops = np.cumsum(counts)
+    ranges = {
+        int(label): (int(stop - count), int(stop))
+        for label, count, stop in zip(classes, counts, stops, strict=True)
+    }
+    return images[np.argsort(labels, kind="stable")], ranges

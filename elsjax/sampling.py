@@ -1,0 +1,235 @@
+"""The reverse process, from noise at t = 1 to an image at t = 0: one loop for every denoiser.
+
+Each step from t to s < t uses the posterior mean x0 = E[x_0 | x_t] and the noise it implies,
+eps = (x_t - alpha_t x0) / sigma_t:
+
+    ddim       x_s = alpha_s x0 + sigma_s eps: the probability-flow ODE in exponential form, first
+               order (Song et al. 2021, equation 12 with eta = 0)
+    heun       the same ODE, d(x / alpha) / d(sigma / alpha) = eps, by Heun's second-order method
+               (Karras et al. 2022, algorithm 1); two evaluations a step, one for the last
+    ancestral  the reverse SDE: x_s = alpha_s x0 + sqrt(sigma_s² - eta²) eps + eta z, with
+               eta = (sigma_s / sigma_t) sqrt(1 - alpha_t² / alpha_s²) (DDPM; Song et al. 2021,
+               equation 16 with eta = 1)
+
+A step to t = 0 returns x0 itself, whatever the solver.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Key
+
+from elsjax import checks
+from elsjax.denoisers import Denoiser, noise_from_x0, per_image
+
+Solver = Literal["ddim", "heun", "ancestral"]
+SOLVERS: tuple[Solver, ...] = get_args(Solver)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One step of the reverse process, from time t to s.
+
+    Attributes:
+      index: number of the step, from 0.
+      t: time it starts from.
+      s: time it ends at.
+      x0: posterior mean E[x_0 | x_t] at its start, [B, H, W, C].
+      x: state x_s at its end, [B, H, W, C].
+    """
+
+    index: int
+    t: float
+    s: float
+    x0: Float[Array, "b h w c"]
+    x: Float[Array, "b h w c"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """All states of a reverse process of S steps.
+
+    Attributes:
+      times: times of the states, [S + 1], falling.
+      x: states x_t, the noise first and the sample last, [S + 1, B, H, W, C].
+      x0: posterior means E[x_0 | x_t] at the start of each step, [S, B, H, W, C].
+    """
+
+    times: Float[Array, " steps+1"]
+    x: Float[Array, "steps+1 b h w c"]
+    x0: Float[Array, "steps b h w c"]
+
+
+def initial_noise(
+    key: Key[Array, ""], num_samples: int, image_shape: tuple[int, int, int]
+) -> Float[Array, "b h w c"]:
+    """Standard normal noise x_1; sample b depends on the key and b only, not on num_samples.
+
+    Args:
+      key: typed key, `jax.random.key(seed)`.
+      num_samples: B.
+      image_shape: (H, W, C).
+
+    Returns:
+      Noise, [B, H, W, C].
+
+    Raises:
+      ValueError: if num_samples is not a positive integer.
+    """
+    checks.positive_int("num_samples", num_samples)
+    keys = _sample_keys(key, num_samples)
+    return jax.vmap(lambda k: jax.random.normal(k, image_shape))(keys)
+
+
+def sample(
+    denoiser: Denoiser,
+    noise: Float[ArrayLike, "b h w c"],
+    num_steps: int = 20,
+    label: ArrayLike | None = None,
+    solver: Solver = "ddim",
+    key: Key[Array, "..."] | None = None,
+    *,
+    times: ArrayLike | None = None,
+    return_trajectory: bool = False,
+) -> Float[Array, "b h w c"] | Trajectory:
+    """Runs the reverse process from noise to images.
+
+    Args:
+      denoiser: a `ScoreMachine`, a network, or any other `Denoiser`.
+      noise: x at the first time, usually standard normal, [B, H, W, C]. Sample b depends on
+        noise[b] only (and on its key, for "ancestral").
+      num_steps: number of steps of the uniform time grid from 1 to 0.
+      label: class to condition on, integer or [B]; None for unconditional.
+      solver: "ddim", "heun" or "ancestral"; see the module's docstring.
+      key: typed key, needed by "ancestral" and used by it only: one for the batch, from which
+        sample b folds in b, or one for each sample, [B].
+      times: time grid instead of the uniform one: falling, within [0, 1], at least two.
+      return_trajectory: return all states instead of the last.
+
+    Returns:
+      Images at the last time, [B, H, W, C], or a `Trajectory`.
+
+    Raises:
+      ValueError: if an argument is not as described, or the denoiser refuses noise or label.
+    """
+    steps = reverse_process(denoiser, noise, num_steps, label, solver, key, times=times)
+    if not return_trajectory:
+        for step in steps:
+            x = step.x
+        return x
+    taken = list(steps)
+    return Trajectory(
+        times=jnp.asarray([taken[0].t] + [step.s for step in taken]),
+        x=jnp.stack([jnp.asarray(noise, taken[0].x.dtype)] + [step.x for step in taken]),
+        x0=jnp.stack([step.x0 for step in taken]),
+    )
+
+
+def reverse_process(
+    denoiser: Denoiser,
+    noise: Float[ArrayLike, "b h w c"],
+    num_steps: int = 20,
+    label: ArrayLike | None = None,
+    solver: Solver = "ddim",
+    key: Key[Array, "..."] | None = None,
+    *,
+    times: ArrayLike | None = None,
+) -> Iterator[Step]:
+    """The steps of `sample`, one by one, for progress and for saving as one goes.
+
+    Arguments are those of `sample` and are checked at once, not at the first step.
+
+    Returns:
+      An iterator over the steps.
+
+    Raises:
+      ValueError: as `sample`.
+    """
+    checks.one_of("solver", solver, SOLVERS)
+    denoiser.check(noise, label)
+    grid = _time_grid(num_steps, times)
+    x = jnp.asarray(noise, jnp.result_type(float))
+    keys = None
+    if solver == "ancestral":
+        if key is None:
+            raise ValueError("key=None: solver='ancestral' needs one, such as jax.random.key(0)")
+        if key.shape not in ((), x.shape[:1]):
+            raise ValueError(f"key has shape {list(key.shape)}; expected [] or [{x.shape[0]}]")
+        keys = _sample_keys(key, x.shape[0]) if key.ndim == 0 else key
+    return _steps(denoiser, x, grid, label, solver, keys)
+
+
+def _steps(
+    denoiser: Denoiser,
+    x: Float[Array, "b h w c"],
+    grid: np.ndarray,
+    label: ArrayLike | None,
+    solver: Solver,
+    keys: Key[Array, " b"] | None,
+) -> Iterator[Step]:
+    for index, (t, s) in enumerate(zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True)):
+        x0 = denoiser.denoise(x, t, label)
+        levels = _Levels(*denoiser.schedule(t), *denoiser.schedule(s))
+        if s == 0:
+            x = x0
+        elif solver == "ddim":
+            x = _ddim(x, x0, levels)
+        elif solver == "ancestral":
+            x = _ancestral(x, x0, levels, keys, index)
+        else:
+            trial = _ddim(x, x0, levels)
+            x = _heun(x, x0, trial, denoiser.denoise(trial, s, label), levels)
+        yield Step(index, t, s, x0, x)
+
+
+class _Levels(NamedTuple):
+    """Signal and noise level at both ends of a step, scalars."""
+
+    alpha: Array
+    sigma: Array
+    next_alpha: Array
+    next_sigma: Array
+
+
+@jax.jit
+def _ddim(x: Array, x0: Array, levels: _Levels) -> Array:
+    alpha, sigma, next_alpha, next_sigma = map(per_image, levels)
+    return next_alpha * x0 + next_sigma * noise_from_x0(x, x0, alpha, sigma)
+
+
+@jax.jit
+def _ancestral(x: Array, x0: Array, levels: _Levels, keys: Array, index: int) -> Array:
+    alpha, sigma, next_alpha, next_sigma = map(per_image, levels)
+    # alpha_t² / alpha_s² <= 1 and eta <= sigma_s hold exactly but for rounding.
+    fresh = next_sigma / sigma * jnp.sqrt(jnp.maximum(1 - (alpha / next_alpha) ** 2, 0))
+    kept = jnp.sqrt(jnp.maximum(next_sigma**2 - fresh**2, 0))
+    z = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), x.shape[1:]))(keys)
+    return next_alpha * x0 + kept * noise_from_x0(x, x0, alpha, sigma) + fresh * z
+
+
+@jax.jit
+def _heun(x: Array, x0: Array, trial: Array, trial_x0: Array, levels: _Levels) -> Array:
+    alpha, sigma, next_alpha, next_sigma = map(per_image, levels)
+    slope = noise_from_x0(x, x0, alpha, sigma)
+    slope = (slope + noise_from_x0(trial, trial_x0, next_alpha, next_sigma)) / 2
+    return next_alpha * (x / alpha + (next_sigma / next_alpha - sigma / alpha) * slope)
+
+
+def _time_grid(num_steps: int, times: ArrayLike | None) -> np.ndarray:
+    if times is None:
+        checks.positive_int("num_steps", num_steps)
+        return np.arange(num_steps, -1, -1) / num_steps
+    grid = np.asarray(times, np.float64)
+    falls = grid.ndim == 1 and grid.size >= 2 and (np.diff(grid) < 0).all()
+    if not (falls and grid[0] <= 1 and grid[-1] >= 0):
+        raise ValueError(f"times={times} must be at least two times in [0, 1], falling")
+    return grid
+
+
+def _sample_keys(key: Key[Array, ""], num_samples: int) -> Key[Array, " b"]:
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_samples))

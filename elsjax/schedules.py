@@ -1,0 +1,116 @@
+"""Noise schedules: how much signal and how much noise x_t holds.
+
+x_t = alpha_t x_0 + sigma_t eps, alpha² + sigma² = 1, t in [0, 1], t = 1 is noise. (The paper's
+sqrt(ᾱ_t) and sqrt(1 - ᾱ_t).) A schedule is a hashable value, so it can be a static argument of a
+jitted function.
+"""
+
+import abc
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from elsjax import checks
+
+
+class Schedule(abc.ABC):
+    """A variance-preserving noise schedule."""
+
+    @abc.abstractmethod
+    def __call__(self, t: ArrayLike) -> tuple[Float[Array, "*t"], Float[Array, "*t"]]:
+        """Signal and noise level at time t.
+
+        Args:
+          t: time in [0, 1], any shape; 1 is noise.
+
+        Returns:
+          `(alpha, sigma)`, each of the shape of t, with alpha² + sigma² = 1.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineSchedule(Schedule):
+    """`alpha = cos((t + offset) / 1.008 * pi / 2)`.
+
+    `offset=0` is the schedule of the published code of Kamb & Ganguli (2025), for which x_0 is
+    noise-free; `offset=0.008` is that of Nichol & Dhariwal (2021), equation 17, without its
+    division by alpha_0 (1.00008), so a little noise (sigma = 0.0125) is left at t = 0.
+
+    Args:
+      offset: shift of the time axis, in [0, 0.008].
+
+    Raises:
+      ValueError: if offset lies outside [0, 0.008].
+    """
+
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.in_range("offset", self.offset, 0.0, 0.008)
+
+    def __call__(self, t: ArrayLike) -> tuple[Float[Array, "*t"], Float[Array, "*t"]]:
+        """See `Schedule.__call__`."""
+        angle = (jnp.asarray(t, jnp.result_type(float)) + self.offset) * (math.pi / 2 / 1.008)
+        return jnp.cos(angle), jnp.sin(angle)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearBetaSchedule(Schedule):
+    """The schedule of DDPM (Ho et al. 2020): betas rise linearly over `num_steps` steps.
+
+    `alpha_k² = prod_{j <= k} (1 - beta_j)` at t = k / num_steps, log-linear between.
+
+    Args:
+      beta_first: beta of the first step, in (0, 1).
+      beta_last: beta of the last step, in (0, 1).
+      num_steps: number of steps between t = 0 and t = 1, at least 1.
+
+    Raises:
+      ValueError: if an argument lies outside its range.
+    """
+
+    beta_first: float = 1e-4
+    beta_last: float = 0.02
+    num_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        checks.positive_int("num_steps", self.num_steps)
+        for name in ("beta_first", "beta_last"):
+            checks.in_range(name, getattr(self, name), 0.0, 1.0, open_ends=True)
+
+    def __call__(self, t: ArrayLike) -> tuple[Float[Array, "*t"], Float[Array, "*t"]]:
+        """See `Schedule.__call__`."""
+        betas = np.linspace(self.beta_first, self.beta_last, self.num_steps)
+        log_alpha = 0.5 * np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
+        knots = np.linspace(0.0, 1.0, self.num_steps + 1)
+        t = jnp.asarray(t, jnp.result_type(float))
+        return _from_log_alpha(jnp.interp(t, jnp.asarray(knots), jnp.asarray(log_alpha)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ExponentialSchedule(Schedule):
+    """The Ornstein-Uhlenbeck process run for a time `horizon`: `alpha = exp(-horizon * t)`.
+
+    Args:
+      horizon: length of the process in units of its relaxation time, positive. The default ends
+        at alpha = 0.0067; the cosine schedule ends at 0.0125.
+
+    Raises:
+      ValueError: if horizon is not positive.
+    """
+
+    horizon: float = 5.0
+
+    def __post_init__(self) -> None:
+        checks.in_range("horizon", self.horizon, 0.0, math.inf, open_ends=True)
+
+    def __call__(self, t: ArrayLike) -> tuple[Float[Array, "*t"], Float[Array, "*t"]]:
+        """See `Schedule.__call__`."""
+        return _from_log_alpha(-self.horizon * jnp.asarray(t, jnp.result_type(float)))
+
+
+def _from_log_alpha(log_alpha: Array) -> tuple[Array, Array]:
+    return jnp.exp(log_alpha), jnp.sqrt(-jnp.expm1(2.0 * log_alpha))

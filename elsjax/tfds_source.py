@@ -1,0 +1,309 @@
+"""Data sets of TensorFlow Datasets (TFDS), read without TensorFlow.
+
+A set has to be prepared as array_record under `<data_dir>/<name>/<version>`. What is there is known
+from its `dataset_info.json` alone. A whole split is decoded once and cached, uncompressed, as
+`<data_dir>/elsjax/<name>-<version>-<split>[-<size>x<size>].npz`, or in the user's cache directory
+where data_dir is read-only. TFDS itself is imported only to decode or to prepare.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from elsjax import checks
+from elsjax.image_files import Arrays, Progress, number_to_load, resize
+
+_Decoded = tuple[np.ndarray, np.ndarray | None]  # pixels, labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What is known of a TFDS data set before it is prepared.
+
+    Args:
+      description: one line.
+      splits: number of images by split.
+      shape: height, width and channels of an image.
+      label_names: names of the classes, None for a set without labels.
+    """
+
+    description: str
+    splits: dict[str, int]
+    shape: tuple[int, int, int]
+    label_names: tuple[str, ...] | None
+
+
+SOURCES = {
+    "mnist": Source(
+        "handwritten digits",
+        {"train": 60_000, "test": 10_000},
+        (28, 28, 1),
+        tuple("0123456789"),
+    ),
+    "fashion_mnist": Source(
+        "articles of clothing",
+        {"train": 60_000, "test": 10_000},
+        (28, 28, 1),
+        (
+            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        ),
+    ),
+    "cifar10": Source(
+        "natural images in 10 classes",
+        {"train": 50_000, "test": 10_000},
+        (32, 32, 3),
+        tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
+    ),
+    "celeb_a": Source(
+        "faces, aligned and cropped",
+        {"train": 162_770, "validation": 19_867, "test": 19_962},
+        (218, 178, 3),
+        None,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A data set prepared on this machine: `<data_dir>/<name>/<version>`."""
+
+    directory: Path
+    splits: dict[str, int]
+
+
+def resolve_data_dir(data_dir: str | os.PathLike[str] | None) -> Path:
+    """The TFDS directory: the argument, else `TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(chosen).expanduser().resolve()
+
+
+def find(name: str, data_dir: Path) -> Prepared | None:
+    """The newest version of a data set prepared as array_record under data_dir, None if none is."""
+    found = []
+    for path in (data_dir / name).glob("*.*.*/dataset_info.json"):
+        # What cannot be understood is not a finished preparation.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            info = json.loads(path.read_text())
+            version = tuple(int(part) for part in path.parent.name.split("."))
+            splits = {s["name"]: sum(map(int, s["shardLengths"])) for s in info["splits"]}
+            if info["fileFormat"] == "array_record":
+                found.append((version, Prepared(path.parent, splits)))
+    return max(found, key=lambda item: item[0])[1] if found else None
+
+
+def load(
+    name: str,
+    split: str,
+    data_dir: Path,
+    *,
+    limit: int | None,
+    image_size: int | None,
+    progress: Progress | None,
+) -> Arrays:
+    """Loads a split of a TFDS data set, from the cache if it is there.
+
+    Decoding a whole split fills the cache. With a limit and no cache only the images asked for are
+    decoded, and not cached.
+
+    Args:
+      name: one of `SOURCES`.
+      split: a split of the data set.
+      data_dir: TFDS directory, resolved.
+      limit: number of leading images to load; None for all.
+      image_size: side to resize to, in pixels; None for the native size.
+      progress: called as `progress(done, total)` after each decoded image.
+
+    Returns:
+      `(pixels, labels, label_names)`; the last two None for a set without labels.
+
+    Raises:
+      ValueError: if split or limit does not fit, or the data set is not prepared and cannot be
+        prepared here, or its files are damaged.
+    """
+    source = SOURCES[name]
+    prepared = find(name, data_dir)
+    splits = prepared.splits if prepared else source.splits
+    checks.one_of("split", split, splits)
+    count = number_to_load(limit, splits[split], f"{name}, split {split!r}")
+    prepared = prepared or _prepare(name, data_dir)
+
+    height, width, channels = source.shape
+    if image_size is None or (image_size, image_size) == (height, width):
+        image_size = None
+    else:
+        height = width = image_size
+    shape = (splits[split], height, width, channels)
+    labelled = source.label_names is not None
+    caches = _cache_paths(name, prepared, split, image_size)
+    for cache in caches:
+        cached = _read_cache(cache, shape, labelled)
+        if cached is not None:
+            pixels, labels = cached
+            return pixels[:count], None if labels is None else labels[:count], source.label_names
+
+    records = _records(prepared, split, count)
+    pixels, labels = _decode(records, (count, *shape[1:]), labelled, image_size, progress)
+    if count == splits[split]:
+        _write_cache(next((c for c in caches if _writable(c.parent)), caches[-1]), pixels, labels)
+    return pixels, labels, source.label_names
+
+
+def _decode(
+    records: Iterator[dict[str, Any]],
+    shape: tuple[int, ...],
+    labelled: bool,
+    image_size: int | None,
+    progress: Progress | None,
+) -> _Decoded:
+    pixels = np.empty(shape, np.uint8)
+    labels = np.empty(shape[0], np.int32) if labelled else None
+    for index, record in enumerate(records):
+        image = record["image"]
+        pixels[index] = image if image_size is None else resize(image, image_size)
+        if labels is not None:
+            labels[index] = record["label"]
+        if progress is not None:
+            progress(index + 1, len(pixels))
+    return pixels, labels
+
+
+def _records(prepared: Prepared, split: str, count: int) -> Iterator[dict[str, Any]]:
+    try:
+        import tensorflow_datasets as tfds
+
+        records = tfds.builder_from_directory(prepared.directory).as_data_source(split=split)
+        for index in range(count):
+            yield records[index]
+    except Exception as error:  # of any type: TFDS, array_record and the image decoders
+        raise ValueError(
+            f"{prepared.directory}, split {split!r}, cannot be read: {_one_line(error)}"
+        ) from error
+
+
+def _cache_paths(
+    name: str, prepared: Prepared, split: str, image_size: int | None
+) -> tuple[Path, Path]:
+    """Where a decoded split is cached: beside the data, or else in the user's cache directory."""
+    data_dir = prepared.directory.parents[1]
+    stem = f"{name}-{prepared.directory.name}-{split}"
+    if image_size is not None:
+        stem += f"-{image_size}x{image_size}"
+    key = hashlib.sha256(str(data_dir).encode()).hexdigest()[:8]
+    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return data_dir / "elsjax" / f"{stem}.npz", user / "elsjax" / f"{stem}-{key}.npz"
+
+
+def _read_cache(path: Path, shape: tuple[int, ...], labelled: bool) -> _Decoded | None:
+    """What is cached, None if that is nothing, or damaged, or not of the expected shape."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            # Reading a member verifies its CRC-32.
+            pixels = archive["pixels"]
+            labels = archive["labels"] if labelled else None
+    except Exception:  # damage surfaces as whatever zipfile, zlib or NumPy raise
+        return None
+    if (pixels.dtype, pixels.shape) != (np.uint8, shape):
+        return None
+    if labels is not None and (labels.dtype, labels.shape) != (np.int32, shape[:1]):
+        return None
+    return pixels, labels
+
+
+def _write_cache(path: Path, pixels: np.ndarray, labels: np.ndarray | None) -> None:
+    """Writes the cache whole or not at all; a failure costs a warning, not the data set."""
+    arrays = {"pixels": pixels} if labels is None else {"pixels": pixels, "labels": labels}
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        warnings.warn(f"the decoded images could not be cached: {error}", stacklevel=4)
+
+
+def _writable(directory: Path) -> bool:
+    """Whether a directory may be written to, or created: by its mode too, which root ignores."""
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    return bool(existing.stat().st_mode & 0o222) and os.access(existing, os.W_OK)
+
+
+def _prepare(name: str, data_dir: Path) -> Prepared:
+    """Downloads and prepares a data set with TFDS, if that can work; whole or not at all."""
+    try:
+        obstacle = _obstacle(name, data_dir)
+        if obstacle is None:
+            _download(name, data_dir)
+    except Exception as error:  # of any type: network, archives, TFDS, TensorFlow
+        obstacle = _one_line(error)
+    prepared = find(name, data_dir)
+    if prepared is None:
+        raise ValueError(
+            f"name={name!r} is not prepared as array_record in data_dir={str(data_dir)!r} and "
+            f"cannot be prepared now ({obstacle}); where TensorFlow and a network are at hand, run "
+            f"tfds build {name} --file_format=array_record --data_dir={data_dir}"
+        )
+    return prepared
+
+
+def _obstacle(name: str, data_dir: Path) -> str | None:
+    """Why preparing would fail, found without a long wait; None if nothing speaks against it."""
+    if importlib.util.find_spec("tensorflow") is None:
+        return "TFDS needs TensorFlow to prepare data, though not to read it"
+    if (data_dir / name).exists():
+        return f"{data_dir / name} exists, unfinished or in another format"
+    if not _writable(data_dir):
+        return "data_dir is not writable"
+    # TFDS retries a dead connection for three minutes.
+    import tensorflow_datasets as tfds
+
+    url = next(iter(tfds.builder_cls(name).url_infos))
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return None  # the server answers, if not to HEAD
+    except OSError as error:
+        return f"{url} cannot be reached: {_one_line(error)}"
+    return None
+
+
+def _download(name: str, data_dir: Path) -> None:
+    """Prepares in a scratch directory, quietly, and moves the finished data set into place."""
+    import tensorflow_datasets as tfds
+
+    data_dir.mkdir(parents=True, exist_ok=True)
+    quiet = io.StringIO()
+    with (
+        tempfile.TemporaryDirectory(
+            prefix=".elsjax-", dir=data_dir, ignore_cleanup_errors=True
+        ) as scratch,
+        contextlib.redirect_stdout(quiet),
+        contextlib.redirect_stderr(quiet),
+    ):
+        builder = tfds.builder(name, data_dir=scratch, file_format="array_record")
+        builder.download_and_prepare()
+        os.replace(Path(scratch) / name, data_dir / name)
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"

@@ -1,0 +1,39 @@
+"""Settings of all tests: several CPU devices, and no silent broadcasting between ranks."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def x64():
+    """Double precision for the length of a test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def tfds_dir() -> str:
+    """A TFDS directory with MNIST, FashionMNIST and CIFAR10 prepared."""
+    directory = os.environ.get("TFDS_DATA_DIR") or SHARED / "data" / "tfds"
+    if not Path(directory, "mnist").is_dir():
+        pytest.skip("no prepared TFDS data sets: set TFDS_DATA_DIR")
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
+def reference() -> dict[str, np.ndarray]:
+    """Posterior means by brute force in float64, with their inputs."""
+    path = SHARED / "reference" / "score_machines.npz"
+    if not path.is_file():
+        pytest.skip("no reference arrays beside the repository")
+    with np.load(path) as archive:
+        return dict(archive)
