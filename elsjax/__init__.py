@@ -5,7 +5,7 @@ images (IS), or patches of them (LS, ELS, bbELS). `ScoreMachine` evaluates them 
 runs the reverse process with them or with a network.
 """
 
-from elsjax.comparison import pearson_r, pearson_r2, r2
+from elsjax.comparison import nearest_images, pearson_r, pearson_r2, r2
 from elsjax.datasets import Dataset, load_dataset
 from elsjax.denoisers import Denoiser
 from elsjax.machines import ScoreMachine
@@ -28,6 +28,7 @@ __all__ = [
     "WindowSchedule",
     "initial_noise",
     "load_dataset",
+    "nearest_images",
     "pearson_r",
     "pearson_r2",
     "published_windows",

@@ -1,11 +1,14 @@
-"""How well one image predicts another, pixel by pixel.
+"""How well one image predicts another, pixel by pixel, and how near it comes to the data.
 
 The paper's tables call the Pearson correlation r². Here each measure has its own name.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int, Shaped
+
+from elsjax.pixels import to_float
 
 
 def pearson_r(a: Float[ArrayLike, "b ..."], b: Float[ArrayLike, "b ..."]) -> Float[Array, " b"]:
@@ -51,6 +54,29 @@ def r2(
     prediction, target = _samples(prediction, target)
     residual = ((target - prediction) ** 2).sum(axis=1)
     return 1.0 - residual / ((target - target.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+
+
+@jax.jit
+def nearest_images(
+    samples: Float[Array, "b h w c"], images: Shaped[Array, "n h w c"]
+) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
+    """The training image nearest to each sample, to see what is new about it.
+
+    Args:
+      samples: [B, H, W, C], in [-1, 1].
+      images: training images, [N, H, W, C], uint8 or in [-1, 1].
+
+    Returns:
+      `(index, distance)`, each [B]; the distance is the root mean square over pixels, in units of
+      the pixels' range [-1, 1].
+    """
+
+    def nearest(sample: Array) -> tuple[Array, Array]:
+        squares = jnp.mean((to_float(images) - sample[None]) ** 2, axis=(1, 2, 3))
+        index = jnp.argmin(squares)
+        return index, jnp.sqrt(squares[index])
+
+    return jax.lax.map(nearest, samples)
 
 
 def _samples(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:

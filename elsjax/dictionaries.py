@@ -5,16 +5,23 @@
 | the whole image       | IS             | ES, circular translates                       |
 | a P x P window        | LS, zeros      | ELS, circular; bbELS, zeros, borders stay put |
 
-A dictionary divides an image's pixels into parts. The pixels of one part, further divided into g
-groups that differ only in where they lie, look up the same number of training patches. A part
-turns noisy images into queries, training images into keys and values, and posterior means back
-into pixels; how queries meet keys is the kernel's business.
+A dictionary divides an image's pixels into parts. Along each axis, the pixels of a part are either
+free, painted from patches at many coordinates, or tied to patches at their own coordinate; then
+each coordinate makes a group with patches of its own. A part turns noisy images into queries,
+training images into keys and values, and posterior means back into pixels; how queries meet keys
+is the kernel's business.
 
-Axis names: b noisy images, n training images, g groups, q queries per group and image, k keys per
-group and image, d entries of a key, v entries of a value.
+Along a tied axis, windows of neighbouring groups share most of their products. So queries and keys
+are cut into strips, one for each coordinate of the image along the tied axes; a patch's logit is
+the sum of its strips', and the strips are shared by all groups whose windows cover them.
+
+Axis names: b noisy images, n training images, s strips, g groups, q queries per group and noisy
+image, k keys per group and training image, d entries of a key, v entries of a value; r = b q,
+l = n k.
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax
@@ -28,6 +35,8 @@ Kind = Literal["is", "es", "ls", "els", "bbels"]
 KINDS = ("is", "es", "ls", "els", "bbels")
 Padding = Literal["zeros", "wrap"]
 ImageShape = tuple[int, int, int]
+Sides = tuple[int, int]
+Runs = tuple[tuple[int, int], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +50,8 @@ class AxisPart:
         every pixel sees every patch.
     """
 
-    queries: tuple[tuple[int, int], ...]
-    keys: tuple[tuple[int, int], ...]
+    queries: Runs
+    keys: Runs
     tied: bool
 
     @property
@@ -57,25 +66,38 @@ class WindowPart:
 
     rows: AxisPart
     columns: AxisPart
-    window: tuple[int, int]
+    window: Sides
     image_shape: ImageShape
     query_padding: Padding
     key_padding: Padding
 
     @property
+    def num_strips(self) -> int:
+        """s: number of strips, one for each coordinate of the image along each tied axis."""
+        return math.prod(
+            side for axis, side in zip(self._axes, self.image_shape[:2], strict=True) if axis.tied
+        )
+
+    @property
     def num_groups(self) -> int:
-        """g: number of groups with patches of their own."""
-        return int(np.prod([axis.num_keys for axis in (self.rows, self.columns) if axis.tied]))
+        """g: number of groups with keys of their own, one for each coordinate of a tied axis."""
+        return math.prod(axis.num_keys for axis in self._axes if axis.tied)
+
+    @property
+    def queries_per_image(self) -> int:
+        """q: number of pixels of one noisy image in one group."""
+        return self.pixels.size // self.num_groups
 
     @property
     def keys_per_image(self) -> int:
         """k: number of patches of one training image that one group looks up."""
-        return int(np.prod([axis.num_keys for axis in (self.rows, self.columns) if not axis.tied]))
+        return math.prod(axis.num_keys for axis in self._axes if not axis.tied)
 
     @property
     def key_size(self) -> int:
-        """d: number of entries of a patch."""
-        return self.window[0] * self.window[1] * self.image_shape[2]
+        """d: number of entries of a patch within one strip."""
+        sides = zip(self._axes, self.window, strict=True)
+        return math.prod(side for axis, side in sides if not axis.tied) * self.image_shape[2]
 
     @property
     def value_size(self) -> int:
@@ -85,60 +107,76 @@ class WindowPart:
     @property
     def pixels(self) -> np.ndarray:
         """Flat indices of the painted pixels, in the order of `paint`."""
-        rows, columns = (
-            np.concatenate([np.arange(*run) for run in axis.queries])
-            for axis in (self.rows, self.columns)
-        )
+        rows, columns = (_coordinates(axis.queries) for axis in self._axes)
         return (rows[:, None] * self.image_shape[1] + columns).ravel()
 
-    def queries(self, x: Float[Array, "b h w c"]) -> Float[Array, "g b q d"]:
-        """Windows of the noisy images around the painted pixels."""
-        return self._grouped(x, self.rows.queries, self.columns.queries, self.query_padding)
+    def queries(self, x: Float[Array, "b h w c"]) -> Float[Array, "s b q d"]:
+        """Windows of the noisy images around the painted pixels, by strips."""
+        runs = [axis.queries for axis in self._axes]
+        return self._strips(x, runs, self.window, self.query_padding)
 
-    def keys(self, images: Float[Array, "n h w c"]) -> Float[Array, "g n k d"]:
-        """Patches of the training images."""
-        return self._grouped(images, self.rows.keys, self.columns.keys, self.key_padding)
+    def keys(self, images: Float[Array, "n h w c"]) -> Float[Array, "s n k d"]:
+        """Patches of the training images, by strips."""
+        runs = [axis.keys for axis in self._axes]
+        return self._strips(images, runs, self.window, self.key_padding)
 
     def values(self, images: Float[Array, "n h w c"]) -> Float[Array, "g n k v"]:
         """Centre pixels of the patches."""
-        centres = dataclasses.replace(self, window=(1, 1))
-        return centres.keys(images)
+        rows, columns = (_coordinates(axis.keys) for axis in self._axes)
+        return self._tied_first(images[:, rows][:, :, columns])
+
+    def sum_strips(self, logits: Float[Array, "s r l"]) -> Float[Array, "g r l"]:
+        """Adds up, for each group, the strips that its windows cover."""
+        for index, (axis, side, reach) in enumerate(
+            zip(self._axes, self.image_shape[:2], self.window, strict=True)
+        ):
+            if axis.tied:
+                distance = np.abs(_coordinates(axis.keys)[:, None] - np.arange(side))
+                covers = jnp.asarray(distance <= reach // 2, logits.dtype)
+                # Rows come before columns: groups of rows are done when columns are summed.
+                before = self.rows.num_keys if index == 1 and self.rows.tied else 1
+                strips = logits.reshape(before, side, -1)
+                logits = jnp.einsum("gs,bsx->bgx", covers, strips, precision="highest").reshape(
+                    -1, *logits.shape[1:]
+                )
+        return logits
 
     def paint(self, means: Float[Array, "g b q v"]) -> Float[Array, "b p v"]:
         """Posterior means, in the order of `pixels`."""
+        sides = [_coordinates(axis.queries).size for axis in self._axes]
         groups, queries = (
-            [
-                sum(stop - start for start, stop in axis.queries) if axis.tied == tied else 1
-                for axis in (self.rows, self.columns)
-            ]
+            [side if axis.tied == tied else 1 for axis, side in zip(self._axes, sides, strict=True)]
             for tied in (True, False)
         )
         batch, channels = means.shape[1], means.shape[3]
         means = means.reshape(*groups, batch, *queries, channels)
         return means.transpose(2, 0, 3, 1, 4, 5).reshape(batch, -1, channels)
 
-    def _grouped(
-        self,
-        images: Float[Array, "n h w c"],
-        row_runs: tuple[tuple[int, int], ...],
-        column_runs: tuple[tuple[int, int], ...],
-        padding: Padding,
-    ) -> Float[Array, "g n k d"]:
-        """Patches centred on rows x columns, the coordinates of tied axes moved to the front."""
+    @property
+    def _axes(self) -> tuple[AxisPart, AxisPart]:
+        return self.rows, self.columns
 
-        def patches_of(image: Float[Array, "h w c"]) -> Float[Array, "r s d"]:
-            margins = [(side // 2, side // 2) for side in self.window] + [(0, 0)]
-            image = jnp.pad(image, margins, mode="wrap" if padding == "wrap" else "constant")
-            image = _windows_along(1, column_runs, self.window[1], image)
-            return _windows_along(0, row_runs, self.window[0], image)
+    def _strips(
+        self, images: Float[Array, "n h w c"], runs: list[Runs], window: Sides, padding: Padding
+    ) -> Float[Array, "s n k d"]:
+        """Patches centred on runs of rows and columns; a tied axis is kept as it is, unjoined."""
 
-        patches = jax.vmap(patches_of)(images)
+        def patches_of(image: Float[Array, "h w c"]) -> Float[Array, "y x d"]:
+            for axis in (1, 0):
+                if not self._axes[axis].tied:
+                    image = _join_windows(image, axis, runs[axis], window[axis], padding)
+            return image
+
+        return self._tied_first(jax.vmap(patches_of)(images))
+
+    def _tied_first(self, patches: Float[Array, "n y x d"]) -> Float[Array, "g n k d"]:
+        """Moves tied axes to the front and joins the others."""
         num, rows, columns, size = patches.shape
-        row_group, row_key = (rows, 1) if self.rows.tied else (1, rows)
-        column_group, column_key = (columns, 1) if self.columns.tied else (1, columns)
-        patches = patches.reshape(num, row_group, row_key, column_group, column_key, size)
+        tied_rows, free_rows = (rows, 1) if self.rows.tied else (1, rows)
+        tied_columns, free_columns = (columns, 1) if self.columns.tied else (1, columns)
+        patches = patches.reshape(num, tied_rows, free_rows, tied_columns, free_columns, size)
         patches = patches.transpose(1, 3, 0, 2, 4, 5)
-        return patches.reshape(row_group * column_group, num, row_key * column_key, size)
+        return patches.reshape(tied_rows * tied_columns, num, free_rows * free_columns, size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +192,9 @@ class ImagePart:
     image_shape: ImageShape
     translates: bool
 
+    num_strips = 1
     num_groups = 1
+    queries_per_image = 1
 
     @property
     def keys_per_image(self) -> int:
@@ -164,7 +204,7 @@ class ImagePart:
     @property
     def key_size(self) -> int:
         """d: number of entries of an image."""
-        return int(np.prod(self.image_shape))
+        return math.prod(self.image_shape)
 
     @property
     def value_size(self) -> int:
@@ -187,6 +227,10 @@ class ImagePart:
     def values(self, images: Float[Array, "n h w c"]) -> Float[Array, "1 n 1 v"]:
         """The training images, flattened (untranslated)."""
         return self.keys(images)
+
+    def sum_strips(self, logits: Float[Array, "1 r l"]) -> Float[Array, "1 r l"]:
+        """The logits as they are: an image is one strip."""
+        return logits
 
     def paint(self, means: Float[Array, "1 b 1 v"]) -> Float[Array, "b p c"]:
         """Posterior means, in the order of `pixels`."""
@@ -279,20 +323,29 @@ class Dictionary:
         )
 
 
-def _windows_along(
-    axis: int, runs: tuple[tuple[int, int], ...], side: int, padded: Float[Array, "..."]
+def _coordinates(runs: Runs) -> np.ndarray:
+    """All coordinates of the runs."""
+    return np.concatenate([np.arange(start, stop) for start, stop in runs])
+
+
+def _join_windows(
+    image: Float[Array, "h w c"], axis: int, runs: Runs, side: int, padding: Padding
 ) -> Float[Array, "..."]:
-    """Joins the `side` neighbours along one axis of a padded [h, w, c] array into its channels.
+    """Joins the `side` neighbours along one axis of an image into its channels.
 
     Args:
+      image: [H, W, C].
       axis: 0 or 1.
-      runs: coordinates of the window centres, before padding by side // 2.
-      side: number of neighbours.
-      padded: the array.
+      runs: coordinates of the window centres.
+      side: number of neighbours, odd.
+      padding: what lies outside the image.
 
     Returns:
-      The array with the axis cut down to the centres and side times the channels.
+      The array with the axis cut down to the centres, and side times the channels.
     """
+    margins = [(0, 0)] * 3
+    margins[axis] = (side // 2, side // 2)
+    padded = jnp.pad(image, margins, mode="wrap" if padding == "wrap" else "constant")
 
     def shifted(offset: int) -> Array:
         pieces = [

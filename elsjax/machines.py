@@ -58,7 +58,7 @@ class ScoreMachine(Denoiser):
         schedule: Schedule | None = None,
         window: int | WindowSchedule | None = None,
         wrap_patches: bool = False,
-        memory_budget: int = 2**27,
+        memory_budget: int = 2**26,
         block_size: int | None = None,
     ) -> None:
         checks.image_batch("images", images)

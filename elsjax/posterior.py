@@ -48,13 +48,13 @@ def from_logits(
     """The state of one block of entries.
 
     Args:
-      logits: log weights, [*q, l]; -inf for an entry that does not count.
+      logits: log weights, [*q, l], finite.
       weigh: maps weights [*q, l] to their sum [*q] and the weighted sum of the values [*q, v].
 
     Returns:
-      The block's state; a block in which nothing counts gives weight exactly 0.
+      The block's state.
     """
-    maximum = jnp.maximum(jnp.max(logits, axis=-1), _NO_ENTRY)
+    maximum = jnp.max(logits, axis=-1)
     weight, total = weigh(jnp.exp(logits - maximum[..., None]))
     return PosteriorState(maximum, weight, total)
 

@@ -65,6 +65,11 @@ class Trajectory:
     x0: Float[Array, "steps b h w c"]
 
 
+def sample_keys(key: Key[Array, ""], num_samples: int) -> Key[Array, " b"]:
+    """A key for each sample; that of sample b depends on key and b only, not on num_samples."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_samples))
+
+
 def initial_noise(
     key: Key[Array, ""], num_samples: int, image_shape: tuple[int, int, int]
 ) -> Float[Array, "b h w c"]:
@@ -82,7 +87,7 @@ def initial_noise(
       ValueError: if num_samples is not a positive integer.
     """
     checks.positive_int("num_samples", num_samples)
-    keys = _sample_keys(key, num_samples)
+    keys = sample_keys(key, num_samples)
     return jax.vmap(lambda k: jax.random.normal(k, image_shape))(keys)
 
 
@@ -139,20 +144,33 @@ def reverse_process(
     key: Key[Array, "..."] | None = None,
     *,
     times: ArrayLike | None = None,
+    first_step: int = 0,
 ) -> Iterator[Step]:
     """The steps of `sample`, one by one, for progress and for saving as one goes.
 
     Arguments are those of `sample` and are checked at once, not at the first step.
 
+    Args:
+      denoiser: see `sample`.
+      noise: see `sample`; the state x after `first_step` steps, where that is not 0.
+      num_steps: see `sample`.
+      label: see `sample`.
+      solver: see `sample`.
+      key: see `sample`.
+      times: see `sample`.
+      first_step: number of steps taken already; the rest gives what an uninterrupted run gives.
+
     Returns:
       An iterator over the steps.
 
     Raises:
-      ValueError: as `sample`.
+      ValueError: as `sample`, or if first_step is not a step of the grid.
     """
     checks.one_of("solver", solver, SOLVERS)
     denoiser.check(noise, label)
     grid = _time_grid(num_steps, times)
+    if not 0 <= first_step < len(grid) - 1:
+        raise ValueError(f"first_step={first_step} must be one of the {len(grid) - 1} steps")
     x = jnp.asarray(noise, jnp.result_type(float))
     keys = None
     if solver == "ancestral":
@@ -160,19 +178,21 @@ def reverse_process(
             raise ValueError("key=None: solver='ancestral' needs one, such as jax.random.key(0)")
         if key.shape not in ((), x.shape[:1]):
             raise ValueError(f"key has shape {list(key.shape)}; expected [] or [{x.shape[0]}]")
-        keys = _sample_keys(key, x.shape[0]) if key.ndim == 0 else key
-    return _steps(denoiser, x, grid, label, solver, keys)
+        keys = sample_keys(key, x.shape[0]) if key.ndim == 0 else key
+    return _steps(denoiser, x, grid, first_step, label, solver, keys)
 
 
 def _steps(
     denoiser: Denoiser,
     x: Float[Array, "b h w c"],
     grid: np.ndarray,
+    first_step: int,
     label: ArrayLike | None,
     solver: Solver,
     keys: Key[Array, " b"] | None,
 ) -> Iterator[Step]:
-    for index, (t, s) in enumerate(zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True)):
+    for index in range(first_step, len(grid) - 1):
+        t, s = grid[index].item(), grid[index + 1].item()
         x0 = denoiser.denoise(x, t, label)
         levels = _Levels(*denoiser.schedule(t), *denoiser.schedule(s))
         if s == 0:
@@ -229,7 +249,3 @@ def _time_grid(num_steps: int, times: ArrayLike | None) -> np.ndarray:
     if not (falls and grid[0] <= 1 and grid[-1] >= 0):
         raise ValueError(f"times={times} must be at least two times in [0, 1], falling")
     return grid
-
-
-def _sample_keys(key: Key[Array, ""], num_samples: int) -> Key[Array, " b"]:
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_samples))

@@ -15,6 +15,7 @@ origin, norms and products are smaller, and so are their rounding errors in the 
 Every product that feeds an exponential or an output runs at full float32 (or float64) precision.
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -52,20 +53,24 @@ def plan_blocks(part: Part, batch: int, num_images: int, itemsize: int, budget: 
     Returns:
       The blocks; at least one image and one row of queries, even where that exceeds the budget.
     """
-    groups, keys = part.num_groups, part.keys_per_image
-    # A query row holds the scaled query, its state and merges of it.
-    row_bytes = itemsize * groups * 2 * (part.key_size + 2 * part.value_size + 4)
-    # Per image of a block: two stages of patch extraction, values, and logits with their weights.
-    key_bytes = itemsize * groups * keys * (3 * part.key_size + 2 * part.value_size + 4)
-    pair_bytes = itemsize * groups * keys * 2
+    strips, groups, keys = part.num_strips, part.num_groups, part.keys_per_image
+    # A row of queries: itself, its state, and what a merge makes of it.
+    row_bytes = itemsize * (2 * strips * (part.key_size + 1) + 4 * groups * (part.value_size + 2))
+    # An image of a block: its pixels, the stages of cutting patches, and their values.
+    image_bytes = itemsize * (
+        4 * math.prod(part.image_shape)
+        + 3 * strips * keys * (part.key_size + 1)
+        + 2 * groups * keys * (part.value_size + 1)
+    )
+    # A row against an image: the logits of strips, of groups, and the weights.
+    pair_bytes = itemsize * keys * (2 * strips + 2 * groups)
     if isinstance(part, ImagePart) and part.translates:
-        key_bytes = itemsize * 6 * part.key_size
-        pair_bytes = itemsize * keys * 6
-    rows = part.pixels.size * batch // groups if not isinstance(part, ImagePart) else batch
-    rows = min(rows, _MAX_QUERY_TILE)
-    one_image = (budget - key_bytes) // (row_bytes + pair_bytes)
-    rows = max(1, min(rows, one_image))
-    images = (budget - rows * row_bytes) // (key_bytes + rows * pair_bytes)
+        image_bytes, pair_bytes = (itemsize * 6 * size for size in (part.key_size, keys))
+    all_rows = batch * part.queries_per_image
+    most_rows = min(_MAX_QUERY_TILE, (budget - image_bytes) // (row_bytes + pair_bytes))
+    tiles = -(-all_rows // max(1, most_rows))
+    rows = -(-all_rows // tiles)
+    images = (budget - rows * row_bytes) // (image_bytes + rows * pair_bytes)
     return Blocks(images=int(max(1, min(images, num_images))), query_rows=int(rows))
 
 
@@ -100,11 +105,11 @@ def posterior_mean(
     origin = origin[None, None, None, :]
     alpha_, gain_ = alpha[:, None, None, None], gain[:, None, None, None]
     queries = part.queries((x - alpha_ * origin) * gain_)
-    groups, batch, per_image, size = queries.shape
+    strips, batch, per_image, size = queries.shape
     norm_gain = jnp.broadcast_to(
         (-0.5 * alpha * gain)[None, :, None, None], (*queries.shape[:3], 1)
     )
-    queries = jnp.concatenate([queries, norm_gain], axis=-1).reshape(groups, -1, size + 1)
+    queries = jnp.concatenate([queries, norm_gain], axis=-1).reshape(strips, -1, size + 1)
 
     def mean_of(tile: Float[Array, "g r e"]) -> Float[Array, "g r v"]:
         return _stream(part, blocks.images, tile, images, origin, start, stop)
@@ -116,10 +121,11 @@ def posterior_mean(
         tiles = -(-rows // blocks.query_rows)
         padding = tiles * blocks.query_rows - rows
         queries = jnp.pad(queries, ((0, 0), (0, padding), (0, 0)))
-        queries = queries.reshape(groups, tiles, blocks.query_rows, size + 1)
+        queries = queries.reshape(strips, tiles, blocks.query_rows, size + 1)
         means = lax.map(mean_of, queries.transpose(1, 0, 2, 3))
-        means = means.transpose(1, 0, 2, 3).reshape(groups, rows + padding, -1)[:, :rows]
-    return part.paint(means.reshape(groups, batch, per_image, -1)) + origin[0]
+        means = means.transpose(1, 0, 2, 3).reshape(part.num_groups, rows + padding, -1)
+        means = means[:, :rows]
+    return part.paint(means.reshape(part.num_groups, batch, per_image, -1)) + origin[0]
 
 
 def _stream(
@@ -134,12 +140,11 @@ def _stream(
     """Posterior means of one tile of queries, over the training images block by block."""
 
     def add_block(index: Array, state: posterior.PosteriorState) -> posterior.PosteriorState:
-        first = start + index * block
-        # The last block is moved back to end with the data; what it repeats does not count.
-        offset = jnp.minimum(first, images.shape[0] - block)
-        chosen = lax.dynamic_slice_in_dim(images, offset, block)
-        places = offset + jnp.arange(block)
-        counts = (places >= first) & (places < stop)
+        places = start + index * block + jnp.arange(block)
+        # The last block is filled up with the last image, which then counts 0 times: it moves
+        # neither the sums nor the maximum.
+        counts = (places < stop).astype(queries.dtype)
+        chosen = images[jnp.minimum(places, stop - 1)]
         chosen = to_float(chosen).astype(queries.dtype) - origin
         if isinstance(part, ImagePart) and part.translates:
             seen = _translates_state(part, queries, chosen, counts)
@@ -147,7 +152,7 @@ def _stream(
             seen = _products_state(part, queries, chosen, counts)
         return posterior.merge(state, seen)
 
-    state = posterior.empty(queries.shape[:2], part.value_size, queries.dtype)
+    state = posterior.empty((part.num_groups, queries.shape[1]), part.value_size, queries.dtype)
     state = lax.fori_loop(0, -(-(stop - start) // block), add_block, state)
     return posterior.mean(state)
 
@@ -156,19 +161,19 @@ def _products_state(
     part: Part,
     queries: Float[Array, "g r e"],
     images: Float[Array, "n h w c"],
-    counts: Array,
+    counts: Float[Array, " n"],
 ) -> posterior.PosteriorState:
-    """One block's state by matrix products."""
+    """One block's state by matrix products; image n counts counts[n] times."""
     keys, values = part.keys(images), part.values(images)
-    groups, num, per_image, size = keys.shape
+    strips, num, per_image, size = keys.shape
     norms = jnp.sum(keys * keys, axis=-1, keepdims=True)
-    keys = jnp.concatenate([keys, norms], axis=-1).reshape(groups, num * per_image, size + 1)
+    keys = jnp.concatenate([keys, norms], axis=-1).reshape(strips, num * per_image, size + 1)
     # A column of ones makes the second product return the sum of weights as well.
     values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
-    values = values.reshape(groups, num * per_image, -1)
-    logits = jnp.einsum("gre,gle->grl", queries, keys, precision=lax.Precision.HIGHEST)
-    counts = jnp.repeat(counts, per_image, total_repeat_length=num * per_image)
-    logits = jnp.where(counts[None, None, :], logits, -jnp.inf)
+    values = values * counts[None, :, None, None]
+    values = values.reshape(part.num_groups, num * per_image, -1)
+    strip_logits = jnp.einsum("sre,sle->srl", queries, keys, precision=lax.Precision.HIGHEST)
+    logits = part.sum_strips(strip_logits)
 
     def weigh(weights: Array) -> tuple[Array, Array]:
         sums = jnp.einsum("grl,glv->grv", weights, values, precision=lax.Precision.HIGHEST)
@@ -181,9 +186,9 @@ def _translates_state(
     part: ImagePart,
     queries: Float[Array, "1 r e"],
     images: Float[Array, "n h w c"],
-    counts: Array,
+    counts: Float[Array, " n"],
 ) -> posterior.PosteriorState:
-    """One block's state over all circular translates, by Fourier transforms."""
+    """One block's state over all circular translates, by Fourier transforms; counts as above."""
     height, width, _ = part.image_shape
     rows, num = queries.shape[1], images.shape[0]
 
@@ -201,15 +206,15 @@ def _translates_state(
     # logits[r, n, i, j]: query r against image n rolled by (i, j).
     logits = inverse(products.reshape(rows * num, *products.shape[2:])).reshape(rows, num, -1)
     norms = jnp.sum(images * images, axis=(1, 2, 3))
-    logits = logits + queries[0, :, -1, None, None] * norms[None, :, None]
-    logits = jnp.where(counts[None, :, None], logits, -jnp.inf).reshape(1, rows, -1)
+    logits = (logits + queries[0, :, -1, None, None] * norms[None, :, None]).reshape(1, rows, -1)
 
     def weigh(weights: Array) -> tuple[Array, Array]:
+        weights = weights.reshape(rows, num, height, width) * counts[None, :, None, None]
         weight_spectra = forward(weights.reshape(rows * num, height, width))
         weight_spectra = weight_spectra.reshape(rows, num, *weight_spectra.shape[1:])
         totals = inverse(
             jnp.einsum("rnhw,nhwc->rhwc", weight_spectra, spectra, precision=lax.Precision.HIGHEST)
         )
-        return weights.sum(-1), totals.reshape(1, rows, -1)
+        return weights.sum((1, 2, 3))[None], totals.reshape(1, rows, -1)
 
     return posterior.from_logits(logits, weigh)

@@ -1,0 +1,317 @@
+"""The command line: one frozen dataclass per command, `elsjax COMMAND --help` for its options."""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+import elsjax
+from elsjax import checks, plotting
+from elsjax.datasets import Dataset, available_datasets, load_dataset
+from elsjax.dictionaries import Kind
+from elsjax.runs import Run
+from elsjax.sampling import Solver, sample_keys
+from elsjax.windows import PUBLISHED_WINDOWS, WindowSchedule, published_windows
+
+_PICTURED_SAMPLES = 8
+_PICTURED_TIMES = (1.0, 0.75, 0.5, 0.25, 0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Paint new images with a score machine: no network, no training.
+
+    Writes samples.npz (samples, noise, intermediate posterior means, nearest training images),
+    samples.png and config.json. An interrupted run goes on where it stopped when it is repeated.
+    """
+
+    dataset: str = "mnist5k"
+    """Training images: a name that `elsjax datasets` lists, a folder of images, or an .npz."""
+    split: str = "train"
+    """Split of the data set."""
+    limit: int | None = None
+    """Use only the first images."""
+    image_size: int | None = 32
+    """Side to resize the images to; the paper's is 32. None keeps them as they are."""
+    data_dir: str | None = None
+    """Where TFDS data sets lie; default: TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    skip_unreadable: bool = False
+    """Leave unreadable files of a folder out."""
+    machine: Kind = "bbels"
+    """Ideal, equivariant, local, equivariant local, or boundary-broken equivariant local."""
+    window: str | None = None
+    """Window P(t): an odd number, several from low to high noise with commas between, or the name
+    of a published table such as mnist/unet/zeros. Default: the data set's published table."""
+    wrap_patches: bool = False
+    """For els: training patches wrap around the border."""
+    num_samples: int = 4
+    """How many images to paint."""
+    label: tuple[int, ...] = ()
+    """Condition on a class: one for all samples, or one for each."""
+    num_steps: int = 20
+    """Steps of the reverse process."""
+    solver: Solver = "ddim"
+    """How to take them."""
+    seed: int = 0
+    """Sample b depends only on the seed and b."""
+    batch_size: int = 8
+    """Samples painted at once."""
+    out: Path = Path("elsjax-samples")
+    """Folder to write."""
+    overwrite: bool = False
+    """Replace the folder if it exists."""
+
+    def __call__(self) -> None:
+        """Runs the command.
+
+        Raises:
+          ValueError: if an option does not fit, before anything is computed or written.
+        """
+        for name in ("num_samples", "num_steps", "batch_size"):
+            checks.positive_int(name, getattr(self, name))
+        if len(self.label) not in (0, 1, self.num_samples):
+            raise ValueError(
+                f"label={self.label} must be one class, or num_samples={self.num_samples} of them"
+            )
+        if self.out.exists() and not self.overwrite:
+            raise ValueError(f"out={str(self.out)!r} exists; choose another or pass --overwrite")
+        window = self._window() if self.window else None
+        with _bar("reading images", "image") as progress:
+            data = load_dataset(
+                self.dataset,
+                self.split,
+                self.limit,
+                self.image_size,
+                self.data_dir,
+                skip_unreadable=self.skip_unreadable,
+                progress=progress,
+            )
+        # Chosen now, if not given, so that an unknown data set is what is told first.
+        window = window or self._window()
+        machine = elsjax.ScoreMachine(
+            self.machine, data.pixels, data.labels, window=window, wrap_patches=self.wrap_patches
+        )
+        key = jax.random.key(self.seed)
+        noise = np.asarray(elsjax.initial_noise(key, self.num_samples, machine.image_shape))
+        labels = np.resize(np.asarray(self.label, np.int32), self.num_samples)
+        label = labels if self.label else None
+        machine.check(noise, label)
+        run = Run(self.out, self._config(data, window), overwrite=self.overwrite)
+        x0_times, results = self._paint(run, machine, noise, label)
+        index, distance = map(
+            np.asarray, elsjax.nearest_images(jnp.asarray(results["samples"]), data.pixels)
+        )
+        results |= {
+            "noise": noise,
+            "x0_times": x0_times,
+            "nearest_index": index,
+            "nearest_distance": distance,
+            "nearest_images": data.images[index],
+        }
+        if label is not None:
+            results["labels"] = labels
+        run.save_arrays("samples.npz", results)
+        figure = self._figure(results)
+        run.write("samples.png", lambda file: figure.savefig(file, format="png"))
+        run.remove("state.npz")
+        run.finish()
+        print(f"{self.num_samples} samples in {self.out}: samples.png, samples.npz, config.json")
+
+    def _paint(
+        self,
+        run: Run,
+        machine: elsjax.ScoreMachine,
+        noise: np.ndarray,
+        label: np.ndarray | None,
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Samples batch by batch, saving the state after every step."""
+        times = np.arange(self.num_steps, 0, -1) / self.num_steps
+        pictured = sorted({int(np.abs(times - t).argmin()) for t in _PICTURED_TIMES})
+        x = noise.copy()
+        x0 = np.zeros((len(pictured), *noise.shape), noise.dtype)
+        taken = np.zeros(self.num_samples, int)  # steps taken by each sample
+        state = run.load_arrays("state.npz")
+        if state is not None:
+            x, x0, taken = state["x"], state["x0"], state["taken"]
+        keys = sample_keys(jax.random.key(self.seed), self.num_samples)
+        batches = [
+            slice(first, first + self.batch_size)
+            for first in range(0, self.num_samples, self.batch_size)
+        ]
+        bar = tqdm(
+            total=len(batches) * self.num_steps,
+            initial=sum(int(taken[batch][0]) for batch in batches),
+            desc=f"painting {self.num_samples} with {self.machine}",
+            unit="step",
+        )
+        with bar:
+            for batch in batches:
+                if taken[batch][0] == self.num_steps:
+                    continue
+                steps = elsjax.reverse_process(
+                    machine,
+                    x[batch],
+                    self.num_steps,
+                    None if label is None else label[batch],
+                    self.solver,
+                    keys[batch],
+                    first_step=int(taken[batch][0]),
+                )
+                for step in steps:
+                    x[batch] = step.x
+                    taken[batch] = step.index + 1
+                    if step.index in pictured:
+                        x0[pictured.index(step.index), batch] = step.x0
+                    run.save_arrays("state.npz", {"x": x, "x0": x0, "taken": taken})
+                    bar.set_postfix_str(f"t={step.s:.2f}")
+                    bar.update()
+        return times[pictured], {"samples": x, "x0": x0}
+
+    def _window(self) -> WindowSchedule | int | None:
+        if self.machine in ("is", "es"):
+            if self.window is not None:
+                raise ValueError(
+                    f"window={self.window!r} does not apply to machine={self.machine!r}, "
+                    "which sees the whole image"
+                )
+            return None
+        name = self.window
+        if name is None:
+            dataset = "mnist" if self.dataset == "mnist5k" else self.dataset
+            tables = [f"{dataset}/unet/zeros"]
+            if self.machine == "els":
+                tables.insert(0, f"{dataset}/resnet/circular")
+            name = next((table for table in tables if table in PUBLISHED_WINDOWS), None)
+            if name is None:
+                raise ValueError(
+                    f"window=None: no table was published for machine={self.machine!r} and "
+                    f"dataset={self.dataset!r}; expected an odd number, several with commas "
+                    f"between, or one of {', '.join(PUBLISHED_WINDOWS)}"
+                )
+        if re.fullmatch(r"[\d,\s]+", name):
+            windows = tuple(int(window) for window in name.split(",") if window.strip())
+            schedule = WindowSchedule(windows)
+            return windows[0] if len(windows) == 1 else schedule
+        checks.one_of("window", name, PUBLISHED_WINDOWS)
+        return published_windows(name)
+
+    def _config(self, data: Dataset, window: WindowSchedule | int | None) -> dict[str, Any]:
+        """Everything that determines the results, and the versions that computed them."""
+        options = dataclasses.asdict(self)
+        for irrelevant in ("out", "overwrite"):
+            del options[irrelevant]
+        windows = window.windows if isinstance(window, WindowSchedule) else (window,)
+        return {
+            "command": "sample",
+            **options,
+            "label": list(self.label),
+            "windows": None if window is None else list(windows),
+            "num_images": len(data),
+            "image_shape": list(data.pixels.shape[1:]),
+            "images_sha256": hashlib.sha256(data.pixels.tobytes()).hexdigest(),
+            "versions": {"elsjax": elsjax.__version__, "jax": jax.__version__},
+        }
+
+    def _figure(self, results: dict[str, np.ndarray]) -> plotting.Figure:
+        shown = slice(0, _PICTURED_SAMPLES)
+        columns = [("noise", results["noise"][shown])]
+        for t, x0 in zip(results["x0_times"], results["x0"], strict=True):
+            columns.append((f"E[x0 | x_{t:.2g}]", x0[shown]))
+        columns += [
+            ("sample", results["samples"][shown]),
+            ("nearest image", results["nearest_images"][shown]),
+        ]
+        captions = [
+            [""] * (len(columns) - 1) + [f"#{index}, rms {distance:.2f}"]
+            for index, distance in zip(
+                results["nearest_index"][shown], results["nearest_distance"][shown], strict=True
+            )
+        ]
+        return plotting.sample_figure(columns, captions)
+
+
+@dataclasses.dataclass(frozen=True)
+class Datasets:
+    """List the data sets that have a name, and where they are."""
+
+    data_dir: str | None = None
+    """Where TFDS data sets lie; default: TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+
+    def __call__(self) -> None:
+        """Runs the command."""
+        for row in available_datasets(self.data_dir):
+            splits = ", ".join(f"{count:,} {name}" for name, count in row.splits.items())
+            shape = "x".join(map(str, row.shape))
+            mark = "yes" if row.available else "no "
+            print(f"{row.name:14} {mark}  {shape:10}  {splits}; {row.description}; {row.where}")
+        print("A folder of images or an .npz with `images` [and `labels`] works as well.")
+
+
+Command = (
+    Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[Datasets, tyro.conf.subcommand("datasets")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+      arguments: words after the program's name; None for those of the process.
+
+    Returns:
+      Exit status: 0; 2 for a wrong input, 130 if interrupted, each told in one line on stderr.
+    """
+    try:
+        _parse(sys.argv[1:] if arguments is None else arguments)()
+    except (ValueError, OSError) as error:
+        print(f"elsjax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("elsjax: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> Sample | Datasets:
+    """The command that the words ask for; ValueError, in one line, if they ask for none."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(Command, prog="elsjax", args=list(arguments))  # type: ignore[arg-type]
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+    # tyro draws a box; its message is what stands above the first rule.
+    message = complaint.getvalue().split("│ ──")[0].split("\n", 1)[-1]
+    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", message).split())
+    raise ValueError(f"{words} (see elsjax --help)")
+
+
+@contextlib.contextmanager
+def _bar(description: str, unit: str) -> Any:
+    """A progress callback, `progress(done, total)`, that draws a bar from its first call on."""
+    bar: tqdm | None = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, desc=description, unit=unit)
+        bar.update(done - bar.n)
+
+    try:
+        yield progress
+    finally:
+        if bar is not None:
+            bar.close()
