@@ -72,7 +72,7 @@ def image_batch(name: str, value: Any, image_shape: tuple[int, int, int] | None 
         raise ValueError(f"{name} has shape {list(shape)}; expected {expected}")
     if math.prod(shape) == 0:
         raise ValueError(f"{name} is empty: shape {list(shape)}; expected {expected}, all positive")
-    dtype = np.result_type(value)
+    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
     if not (np.issubdtype(dtype, np.floating) or dtype.name == "bfloat16" or dtype == np.uint8):
         raise ValueError(f"{name} has dtype {dtype.name}; expected floating point")
     finite(name, value)

@@ -1,0 +1,33 @@
+import pytest
+
+import elsjax
+from elsjax.windows import PUBLISHED_WINDOWS
+
+
+def test_published_tables_have_an_entry_for_every_step():
+    assert len(PUBLISHED_WINDOWS) == 10
+    for name in PUBLISHED_WINDOWS:
+        assert len(elsjax.published_windows(name).windows) == 20
+    schedule = elsjax.published_windows("mnist/unet/zeros")
+    assert [schedule(k / 20) for k in (1, 3, 4, 19, 20)] == [3, 3, 5, 25, 27]
+
+
+@pytest.mark.parametrize(
+    ("t", "window"), [(0.0, 3), (0.2, 3), (0.25, 3), (0.37, 3), (0.375, 5), (0.51, 5), (1.0, 9)]
+)
+def test_between_grid_points_the_nearest_entry_counts(t, window):
+    assert elsjax.WindowSchedule((3, 5, 7, 9))(t) == window
+
+
+@pytest.mark.parametrize(
+    ("windows", "message"),
+    [((), "must hold at least one"), ((3, 4), r"windows\[1\]=4 must be an odd positive integer")],
+)
+def test_wrong_schedules_are_refused(windows, message):
+    with pytest.raises(ValueError, match=message):
+        elsjax.WindowSchedule(windows)
+
+
+def test_unknown_table_lists_the_known_ones():
+    with pytest.raises(ValueError, match="name='mnist' is not known; .*mnist/unet/zeros"):
+        elsjax.published_windows("mnist")
