@@ -16,6 +16,9 @@ from elsjax import checks
 from elsjax.nn import Network, ResNet, UNet
 from elsjax.nn.embedding import Embedding
 from elsjax.nn.layers import Upsample
+from elsjax.torch_files import load_torch_file
+
+__all__ = ["from_torch_state_dict", "load_torch_file"]
 
 # The published constructors' arguments and defaults.
 _DEFAULTS: dict[str, dict[str, Any]] = {
