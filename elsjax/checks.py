@@ -42,6 +42,11 @@ def in_range(name: str, value: float, low: float, high: float, *, open_ends: boo
         raise ValueError(f"{name}={value!r} must lie in {interval}")
 
 
+def dtype_of(value: Any) -> np.dtype:
+    """The dtype of an array, or of what NumPy makes of anything else."""
+    return value.dtype if isinstance(value, jax.Array) else np.asarray(value).dtype
+
+
 def host_values(value: Any) -> np.ndarray | None:
     """The value as a NumPy array if that costs no transfer from an accelerator, else None."""
     if isinstance(value, jax.core.Tracer):
@@ -72,7 +77,7 @@ def image_batch(name: str, value: Any, image_shape: tuple[int, int, int] | None 
         raise ValueError(f"{name} has shape {list(shape)}; expected {expected}")
     if math.prod(shape) == 0:
         raise ValueError(f"{name} is empty: shape {list(shape)}; expected {expected}, all positive")
-    dtype = np.result_type(value)
+    dtype = dtype_of(value)
     if not (np.issubdtype(dtype, np.floating) or dtype.name == "bfloat16" or dtype == np.uint8):
         raise ValueError(f"{name} has dtype {dtype.name}; expected floating point")
     finite(name, value)

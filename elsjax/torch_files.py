@@ -10,6 +10,7 @@ it is looked up, so nothing is imported and nothing is called.
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,7 +110,12 @@ def _read(content: bytes) -> Any:
         records = {name: archive.read(info) for name, info in infos.items()}
     if records.get("byteorder", b"little") != b"little":
         raise _Refused("its numbers are not little-endian")
-    stream = io.BytesIO(records["data.pkl"])
+    program = records["data.pkl"]
+    for opcode, argument, _ in pickletools.genops(program):
+        # The unpickler makes room for as many remembered objects as a number in the file says.
+        if "PUT" in opcode.name and int(argument or 0) > len(program):
+            raise _Refused(f"its pickle is altered: it counts to {argument}")
+    stream = io.BytesIO(program)
     loaded = _Unpickler(stream, records).load()
     if stream.read():
         raise _Refused("data.pkl goes on after its end")
@@ -247,7 +253,9 @@ _FUNCTIONS = {
 def _from_dict(loaded: Any) -> dict[str, np.ndarray]:
     """A state dict: names and tensors, nothing else."""
     if not isinstance(loaded, dict):
-        raise _Refused(f"it holds a {type(loaded).__name__}, not a network or its state dict")
+        raise _Refused(
+            f"it holds a {type(loaded).__name__.strip('_')}, not a network or its state dict"
+        )
     others = [
         key for key, tensor in loaded.items() if not (type(key) is str and type(tensor) is _Tensor)
     ]

@@ -132,8 +132,7 @@ class Network(nnx.Module, Denoiser):
             raise ValueError(f"label=None: this network needs one, 0 to {self.num_classes - 1}")
         if np.shape(label) not in ((), (batch,)):
             raise ValueError(f"label has shape {list(np.shape(label))}; expected [] or [{batch}]")
-        dtype = label.dtype if isinstance(label, jax.Array) else np.asarray(label).dtype
-        if not np.issubdtype(dtype, np.integer):
+        if not np.issubdtype(checks.dtype_of(label), np.integer):
             raise ValueError(f"label={label} must be integers")
         values = checks.host_values(label)
         if values is not None and not ((values >= 0) & (values < self.num_classes)).all():
