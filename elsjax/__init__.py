@@ -5,9 +5,11 @@ images (IS), or patches of them (LS, ELS, bbELS). `ScoreMachine` evaluates them 
 runs the reverse process with them or with a network.
 """
 
+from elsjax import nn
 from elsjax.comparison import nearest_images, pearson_r, pearson_r2, r2
 from elsjax.datasets import Dataset, load_dataset
 from elsjax.denoisers import Denoiser
+from elsjax.interop import from_torch_state_dict
 from elsjax.machines import ScoreMachine
 from elsjax.sampling import Step, Trajectory, initial_noise, reverse_process, sample
 from elsjax.schedules import CosineSchedule, ExponentialSchedule, LinearBetaSchedule, Schedule
@@ -26,9 +28,11 @@ __all__ = [
     "Step",
     "Trajectory",
     "WindowSchedule",
+    "from_torch_state_dict",
     "initial_noise",
     "load_dataset",
     "nearest_images",
+    "nn",
     "pearson_r",
     "pearson_r2",
     "published_windows",

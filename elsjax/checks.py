@@ -26,10 +26,10 @@ def positive_int(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r} must be an integer of at least 1")
 
 
-def odd_window(name: str, value: object) -> int:
+def odd_int(name: str, value: object) -> int:
     """Returns value; raises ValueError unless it is an odd positive integer."""
     if not isinstance(value, numbers.Integral) or value < 1 or value % 2 == 0:
-        raise ValueError(f"{name}={value!r} must be an odd positive integer (a window's side)")
+        raise ValueError(f"{name}={value!r} must be an odd positive integer")
     return int(value)
 
 
@@ -40,6 +40,11 @@ def in_range(name: str, value: float, low: float, high: float, *, open_ends: boo
         brackets = "()" if open_ends else "[]"
         interval = f"{brackets[0]}{low:g}, {high:g}{brackets[1]}"
         raise ValueError(f"{name}={value!r} must lie in {interval}")
+
+
+def dtype_of(value: Any) -> np.dtype:
+    """The dtype of an array, or of what NumPy makes of anything else."""
+    return value.dtype if isinstance(value, jax.Array) else np.asarray(value).dtype
 
 
 def host_values(value: Any) -> np.ndarray | None:
@@ -72,7 +77,7 @@ def image_batch(name: str, value: Any, image_shape: tuple[int, int, int] | None 
         raise ValueError(f"{name} has shape {list(shape)}; expected {expected}")
     if math.prod(shape) == 0:
         raise ValueError(f"{name} is empty: shape {list(shape)}; expected {expected}, all positive")
-    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    dtype = dtype_of(value)
     if not (np.issubdtype(dtype, np.floating) or dtype.name == "bfloat16" or dtype == np.uint8):
         raise ValueError(f"{name} has dtype {dtype.name}; expected floating point")
     finite(name, value)

@@ -44,9 +44,8 @@ class Denoiser(abc.ABC):
         Raises:
           ValueError: if a shape, time or label does not fit, or a pixel of x is not finite.
         """
-        checks.image_batch("x", x, self.image_shape)
+        self.check(x, label)
         checks.times("t", t, np.shape(x)[0])
-        self._check_label(label, np.shape(x)[0])
         x = jnp.asarray(x, jnp.result_type(float))
         return self._denoise(x, t, label)
 

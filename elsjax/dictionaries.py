@@ -273,7 +273,7 @@ class Dictionary:
                     f"window={self.window!r} must be None: kind={self.kind!r} sees the whole image"
                 )
             return
-        window = checks.odd_window("window", self.window)
+        window = checks.odd_int("window", self.window)
         side = min(self.image_shape[:2])
         if self.kind == "els" and window > side:
             raise ValueError(

@@ -26,7 +26,7 @@ class WindowSchedule:
         if not self.windows:
             raise ValueError("windows=() must hold at least one window")
         for index, window in enumerate(self.windows):
-            checks.odd_window(f"windows[{index}]", window)
+            checks.odd_int(f"windows[{index}]", window)
 
     def __call__(self, t: float) -> int:
         """The window side at time t in [0, 1]."""

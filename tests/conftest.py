@@ -37,3 +37,13 @@ def reference() -> dict[str, np.ndarray]:
         pytest.skip("no reference arrays beside the repository")
     with np.load(path) as archive:
         return dict(archive)
+
+
+@pytest.fixture(scope="session")
+def published_networks() -> dict[str, np.ndarray]:
+    """Small networks of the published architecture: weights, inputs, outputs in float64."""
+    path = SHARED / "reference" / "networks.npz"
+    if not path.is_file():
+        pytest.skip("no reference arrays beside the repository")
+    with np.load(path) as archive:
+        return dict(archive)

@@ -1,0 +1,178 @@
+"""The UNet with self-attention: not local, the case that the theory is not made for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from elsjax import checks
+from elsjax.nn.layers import PRECISION, Padding, conv, group_norm, linear
+from elsjax.nn.network import num_groups
+from elsjax.nn.unet import Shift, UNet
+from elsjax.schedules import Schedule
+
+
+class SelfAttention(nnx.Module):
+    """Every place attends to every place: `x + W softmax(q k / sqrt(d)) v`, q k v from norm(x).
+
+    Args:
+      channels: of the images; a multiple of num_heads.
+      num_heads: number of heads.
+      dtype: of the weights.
+      rngs: keys for the weights.
+    """
+
+    def __init__(self, channels: int, num_heads: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.num_heads = num_heads
+        self.norm = group_norm(channels, num_groups(channels), dtype=dtype, rngs=rngs)
+        self.query_key_value = linear(channels, 3 * channels, dtype=dtype, rngs=rngs)
+        self.last = linear(channels, channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Images of the same shape."""
+        batch, height, width, channels = x.shape
+        shape = (batch, height * width, 3, self.num_heads, channels // self.num_heads)
+        joint = self.query_key_value(self.norm(x)).reshape(shape)
+        query, key, value = joint[:, :, 0], joint[:, :, 1], joint[:, :, 2]
+        # The one product here that feeds an exponential; in bfloat16 it is summed in float32.
+        logits = jnp.einsum(
+            "bqnd,bknd->bnqk",
+            query,
+            key,
+            precision=jax.lax.Precision.HIGHEST,
+            preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+        )
+        weights = jax.nn.softmax(logits / shape[-1] ** 0.5, axis=-1).astype(x.dtype)
+        mixed = jnp.einsum("bnqk,bknd->bqnd", weights, value, precision=PRECISION)
+        return x + self.last(mixed.reshape(x.shape))
+
+
+class AttentionBlock(nnx.Module):
+    """Two convolutions, each with group normalisation and ReLU; then attention, where asked for.
+
+    Args:
+      inputs: channels that come in.
+      outputs: channels that go out.
+      embedding_width: length of the embedding, which shifts what goes in.
+      kernel_size: odd side of the kernels.
+      padding: "zeros" or "circular".
+      num_heads: heads of the attention; None for a block without.
+      dtype: of the weights.
+      rngs: keys for the weights.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        embedding_width: int,
+        kernel_size: int,
+        padding: Padding,
+        num_heads: int | None,
+        *,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ) -> None:
+        common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        self.shift = Shift(embedding_width, inputs, **common)
+        self.convs = nnx.List(
+            conv(channels, outputs, kernel_size, padding, **common)
+            for channels in (inputs, outputs)
+        )
+        self.norms = nnx.List(group_norm(outputs, num_groups(outputs), **common) for _ in range(2))
+        self.attention = None if num_heads is None else SelfAttention(outputs, num_heads, **common)
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"]
+    ) -> Float[Array, "b h w d"]:
+        """Features [B, H, W, outputs] of images [B, H, W, inputs]."""
+        x = x + self.shift(embedding)
+        for layer, norm in zip(self.convs, self.norms, strict=True):
+            x = nnx.relu(norm(layer(x)))
+        return x if self.attention is None else self.attention(x)
+
+
+class AttentionUNet(UNet):
+    """A `UNet` with group normalisation, and self-attention at chosen resolutions.
+
+    Attention and normalisation both reach over the whole image, whatever the padding. Attention
+    has no positions: with circular padding the network commutes with the shifts of a `UNet`.
+
+    Args:
+      image_shape: (height, width, channels) of the images; see `UNet`.
+      widths: channels at each resolution, finest first; at least two.
+      attention_levels: resolutions with attention: 0 is the finest, level l has 1/2^l of the
+        sides; one or more. Time and memory grow with the square of the number of pixels.
+      num_heads: heads of the attention; divides the widths that have attention.
+      embedding_width: length of the embedding, even, at least 4.
+      padding: "zeros" or "circular".
+      num_classes: number of classes to condition on; None for an unconditional network.
+      kernel_size: odd side of the kernels on the way down; on the way up it is 3.
+      last_kernel_size: odd side of the last kernel.
+      schedule: noise schedule of the process; `CosineSchedule()` by default.
+      dtype: of the weights; float32 by default, float64 under `jax_enable_x64`.
+      rngs: keys for the weights, `flax.nnx.Rngs(seed)`.
+
+    Raises:
+      ValueError: if an argument is not as described.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        widths: Sequence[int] = (128, 256, 256, 256),
+        attention_levels: Sequence[int] = (1,),
+        num_heads: int = 1,
+        embedding_width: int = 256,
+        padding: Padding = "zeros",
+        num_classes: int | None = None,
+        kernel_size: int = 3,
+        last_kernel_size: int = 3,
+        schedule: Schedule | None = None,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        checks.positive_int("num_heads", num_heads)
+        levels = tuple(attention_levels)
+        if not levels or not set(levels) <= set(range(len(widths))):
+            raise ValueError(
+                f"attention_levels={levels} must be one or more of 0 to {len(widths) - 1}"
+            )
+        for level in levels:
+            if widths[level] % num_heads:
+                raise ValueError(f"num_heads={num_heads} must divide the width {widths[level]}")
+        self.attention_levels = levels
+        self.num_heads = num_heads
+        super().__init__(
+            image_shape,
+            widths=widths,
+            embedding_width=embedding_width,
+            padding=padding,
+            num_classes=num_classes,
+            kernel_size=kernel_size,
+            last_kernel_size=last_kernel_size,
+            schedule=schedule,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def _block(self, level: int, inputs: int, kernel_size: int, rngs: nnx.Rngs) -> nnx.Module:
+        return AttentionBlock(
+            inputs,
+            self.widths[level],
+            self.embedding_width,
+            kernel_size,
+            self.padding,
+            self.num_heads if level in self.attention_levels else None,
+            dtype=self.dtype,
+            rngs=rngs,
+        )
+
+    @property
+    def receptive_field(self) -> int:
+        """The window that holds the whole image from any of its pixels, `2 max(H, W) - 1`."""
+        return 2 * max(self.image_shape[:2]) - 1

@@ -1,0 +1,109 @@
+"""The residual network without pooling: strictly local and, with circular padding, equivariant."""
+
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from elsjax import checks
+from elsjax.nn.layers import Padding, conv, group_norm, linear, per_pixel
+from elsjax.nn.network import Network
+from elsjax.schedules import Schedule
+
+
+class TimeShift(nnx.Module):
+    """What a layer adds to each of its channels, from the embedding: linear, normalised, ReLU.
+
+    Args:
+      width: length of the embedding, and number of channels; divisible by 8.
+      dtype: of the weights.
+      rngs: keys for the weights.
+    """
+
+    def __init__(self, width: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.linear = linear(width, width, dtype=dtype, rngs=rngs)
+        self.norm = group_norm(width, 8, dtype=dtype, rngs=rngs)
+
+    def __call__(self, embedding: Float[Array, "b c"]) -> Float[Array, "b 1 1 c"]:
+        """The shift, [B, 1, 1, C], of an embedding [B, C]."""
+        return per_pixel(nnx.relu(self.norm(self.linear(embedding))))
+
+
+class ResNet(Network):
+    """The ResNet of Kamb & Ganguli (2025), section 5 and their published code.
+
+        h   = conv(x)
+        h  += relu(conv(h + shift_i(t, label)))      for each layer i
+        eps = conv(h + shift_last(t, label))
+
+    There is no normalisation of images, no pooling and no attention: a pixel of the output
+    depends on a square of side `receptive_field` (17 by default), and with circular padding the
+    network commutes with circular shifts.
+
+    Args:
+      image_shape: (height, width, channels) of the images.
+      width: channels of h, and length of the embedding; divisible by 8.
+      num_layers: number of residual layers.
+      padding: "zeros" or "circular".
+      num_classes: number of classes to condition on; None for an unconditional network.
+      kernel_size: odd side of the kernels.
+      last_kernel_size: odd side of the last kernel.
+      schedule: noise schedule of the process; `CosineSchedule()` by default.
+      dtype: of the weights; float32 by default, float64 under `jax_enable_x64`.
+      rngs: keys for the weights, `flax.nnx.Rngs(seed)`.
+
+    Raises:
+      ValueError: if an argument is not as described.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        width: int = 256,
+        num_layers: int = 6,
+        padding: Padding = "zeros",
+        num_classes: int | None = None,
+        kernel_size: int = 3,
+        last_kernel_size: int = 3,
+        schedule: Schedule | None = None,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        checks.positive_int("width", width)
+        if width % 8:
+            raise ValueError(f"width={width} must be divisible by 8, the groups of its embedding")
+        checks.positive_int("num_layers", num_layers)
+        checks.odd_int("kernel_size", kernel_size)
+        checks.odd_int("last_kernel_size", last_kernel_size)
+        super().__init__(image_shape, padding, num_classes, width, schedule, dtype, rngs)
+        self.width = width
+        self.num_layers = num_layers
+        self.kernel_size = kernel_size
+        self.last_kernel_size = last_kernel_size
+        channels = self.image_shape[2]
+        common: dict[str, Any] = {"dtype": self.dtype, "rngs": rngs}
+        self.first = conv(channels, width, kernel_size, padding, **common)
+        self.shifts = nnx.List(TimeShift(width, **common) for _ in range(num_layers + 1))
+        self.convs = nnx.List(
+            conv(width, width, kernel_size, padding, **common) for _ in range(num_layers)
+        )
+        self.last = conv(width, channels, last_kernel_size, padding, **common)
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        t: Float[Array, " b"],
+        label: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "b h w c"]:
+        """See `Network.__call__`."""
+        embedding = self.embedding(t, label)
+        h = self.first(x.astype(self.dtype))
+        for layer, shift in zip(self.convs, self.shifts[:-1], strict=True):
+            h = h + nnx.relu(layer(h + shift(embedding)))
+        return self.last(h + self.shifts[-1](embedding))
+
+    @property
+    def receptive_field(self) -> int:
+        """See `Network.receptive_field`."""
+        return 1 + (self.num_layers + 1) * (self.kernel_size - 1) + self.last_kernel_size - 1
