@@ -5,15 +5,20 @@ images (IS), or patches of them (LS, ELS, bbELS). `ScoreMachine` evaluates them 
 runs the reverse process with them or with a network.
 """
 
-from elsjax import nn
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from elsjax.comparison import nearest_images, pearson_r, pearson_r2, r2
 from elsjax.datasets import Dataset, load_dataset
 from elsjax.denoisers import Denoiser
-from elsjax.interop import from_torch_state_dict
 from elsjax.machines import ScoreMachine
 from elsjax.sampling import Step, Trajectory, initial_noise, reverse_process, sample
 from elsjax.schedules import CosineSchedule, ExponentialSchedule, LinearBetaSchedule, Schedule
 from elsjax.windows import WindowSchedule, published_windows
+
+if TYPE_CHECKING:
+    from elsjax import nn
+    from elsjax.interop import from_torch_state_dict
 
 __version__ = "0.1.0"
 
@@ -40,3 +45,12 @@ __all__ = [
     "reverse_process",
     "sample",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the networks, and Flax with them, when they are first asked for."""
+    if name == "nn":
+        return importlib.import_module("elsjax.nn")
+    if name == "from_torch_state_dict":
+        return importlib.import_module("elsjax.interop").from_torch_state_dict
+    raise AttributeError(f"module 'elsjax' has no attribute {name!r}")

@@ -55,7 +55,7 @@ class Sample:
     of a published table such as mnist/unet/zeros. Default: the data set's published table."""
     wrap_patches: bool = False
     """For els: training patches wrap around the border."""
-    num_samples: int = 4
+    num_samples: int = 3
     """How many images to paint."""
     label: tuple[int, ...] = ()
     """Condition on a class: one for all samples, or one for each."""

@@ -13,7 +13,7 @@ from PIL import Image
 from elsjax import datasets, tfds_source
 
 ROOT = Path(__file__).resolve().parents[1]
-TFDS_DIR = Path(os.environ.get("TFDS_DATA_DIR", ROOT.parent / "shared" / "data" / "tfds"))
+TFDS_DIR = Path(os.environ.get("TFDS_DATA_DIR", ROOT.parent / "shared/data/tfds")).resolve()
 needs_tfds_data = pytest.mark.skipif(
     not (TFDS_DIR / "mnist").is_dir(), reason=f"no prepared TFDS data in {TFDS_DIR}"
 )

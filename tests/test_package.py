@@ -18,9 +18,18 @@ def test_public_names_are_documented(name):
         assert refers or all(part in documentation for part in parts)
 
 
-def test_import_loads_neither_tfds_nor_matplotlib_nor_the_command_line():
+def test_import_is_light():
     code = "import sys, elsjax; print(' '.join(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(run.stdout.split())
     assert "elsjax.machines" in loaded
-    assert not loaded & {"tensorflow_datasets", "tensorflow", "matplotlib", "tyro", "elsjax.cli"}
+    heavy = {"tensorflow_datasets", "tensorflow", "matplotlib", "tyro", "flax", "elsjax.cli"}
+    assert not loaded & heavy
+
+
+def test_networks_are_loaded_when_asked_for():
+    code = "import sys, elsjax; elsjax.nn.UNet; print('flax' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "True"
+    with pytest.raises(AttributeError, match="no attribute 'train'"):
+        elsjax.train  # noqa: B018
