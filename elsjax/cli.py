@@ -20,7 +20,7 @@ import elsjax
 from elsjax import checks, plotting
 from elsjax.datasets import Dataset, available_datasets, load_dataset
 from elsjax.dictionaries import Kind
-from elsjax.runs import Run
+from elsjax.runs import Run, check_free
 from elsjax.sampling import Solver, sample_keys
 from elsjax.windows import PUBLISHED_WINDOWS, WindowSchedule, published_windows
 
@@ -84,8 +84,7 @@ class Sample:
             raise ValueError(
                 f"label={self.label} must be one class, or num_samples={self.num_samples} of them"
             )
-        if self.out.exists() and not self.overwrite:
-            raise ValueError(f"out={str(self.out)!r} exists; choose another or pass --overwrite")
+        check_free(self.out, overwrite=self.overwrite)
         window = self._window() if self.window else None
         with _bar("reading images", "image") as progress:
             data = load_dataset(

@@ -29,8 +29,7 @@ class Run:
     def __init__(self, out: Path, config: dict[str, Any], *, overwrite: bool = False) -> None:
         self.out = out
         self.partial = out.with_name(out.name + ".partial")
-        if out.exists() and not overwrite:
-            raise ValueError(f"out={str(out)!r} exists; choose another or pass --overwrite")
+        check_free(out, overwrite=overwrite)
         started = self.partial / "config.json"
         self.resumes = started.is_file() and json.loads(started.read_text()) == config
         if self.partial.exists() and not self.resumes:
@@ -77,3 +76,9 @@ class Run:
         elif self.out.exists():
             self.out.unlink()
         os.replace(self.partial, self.out)
+
+
+def check_free(out: Path, *, overwrite: bool) -> None:
+    """Raises ValueError if a run may not be written to out because something is there."""
+    if out.exists() and not overwrite:
+        raise ValueError(f"out={str(out)!r} exists; choose another or pass --overwrite")
