@@ -34,3 +34,46 @@ def sample_figure(
                 ax.set_xlabel(captions[row][column], fontsize=6, labelpad=2)
     figure.tight_layout(pad=0.4)
     return figure
+
+
+def grid_figure(images: Float[np.ndarray, "b h w c"], num_columns: int = 8) -> Figure:
+    """Images side by side, row by row.
+
+    Args:
+      images: [B, H, W, C] in [-1, 1]; values outside are clipped.
+      num_columns: images in a row.
+
+    Returns:
+      The figure.
+    """
+    num_rows = -(-len(images) // num_columns)
+    figure = Figure(figsize=(num_columns, num_rows), dpi=100)
+    axes = figure.subplots(num_rows, num_columns, squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, image in zip(axes.flat, images, strict=False):
+        ax.imshow(np.clip((image + 1) / 2, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+    figure.tight_layout(pad=0.2)
+    return figure
+
+
+def loss_figure(losses: Float[np.ndarray, " steps"]) -> Figure:
+    """The loss of each step of training, and its mean over the steps around it.
+
+    Args:
+      losses: mean squared error of the predicted noise at each step.
+
+    Returns:
+      The figure.
+    """
+    figure = Figure(figsize=(6, 4), dpi=100)
+    ax = figure.subplots()
+    ax.semilogy(np.arange(1, len(losses) + 1), losses, color="0.8", linewidth=0.5)
+    width = max(1, len(losses) // 50)
+    steps = np.arange(len(losses) // width) * width
+    means = losses[: len(steps) * width].reshape(-1, width).mean(1)
+    ax.semilogy(steps + (width + 1) / 2, means, color="C0")
+    ax.set_xlabel("step")
+    ax.set_ylabel("mean squared error of the noise")
+    figure.tight_layout()
+    return figure

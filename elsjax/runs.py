@@ -45,13 +45,7 @@ class Run:
 
     def write(self, name: str, write: Callable[[IO[bytes]], Any]) -> None:
         """Writes one file of the run, whole or not at all."""
-        path = self.partial / name
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(self.partial / name, write)
 
     def save_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Writes arrays as an `.npz`, whole or not at all."""
@@ -82,3 +76,13 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     """Raises ValueError if a run may not be written to out because something is there."""
     if out.exists() and not overwrite:
         raise ValueError(f"out={str(out)!r} exists; choose another or pass --overwrite")
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -193,9 +193,7 @@ def check_same_tensors(
     ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(
-            f"{source} is of another architecture: {'; '.join(problems[:5])}{more}"
-        )
+        raise ValueError(f"{source} is of another architecture: {'; '.join(problems[:5])}{more}")
 
 
 def _variables(network: Network) -> Any:

@@ -1,12 +1,7 @@
-"""The command line: one frozen dataclass per command, `elsjax COMMAND --help` for its options."""
+"""`elsjax sample`: new images from a score machine."""
 
-import contextlib
 import dataclasses
-import hashlib
-import io
 import re
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +13,8 @@ from tqdm import tqdm
 
 import elsjax
 from elsjax import checks, plotting
-from elsjax.datasets import Dataset, available_datasets, load_dataset
+from elsjax.cli.data import DataOptions, describe
+from elsjax.datasets import Dataset
 from elsjax.dictionaries import Kind
 from elsjax.runs import Run, check_free
 from elsjax.sampling import Solver, sample_keys
@@ -36,18 +32,10 @@ class Sample:
     samples.png and config.json. An interrupted run goes on where it stopped when it is repeated.
     """
 
-    dataset: str = "mnist5k"
-    """Training images: a name that `elsjax datasets` lists, a folder of images, or an .npz."""
-    split: str = "train"
-    """Split of the data set."""
-    limit: int | None = None
-    """Use only the first images."""
-    image_size: int | None = 32
-    """Side to resize the images to; the paper's is 32. None keeps them as they are."""
-    data_dir: str | None = None
-    """Where TFDS data sets lie; default: TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    skip_unreadable: bool = False
-    """Leave unreadable files of a folder out."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=DataOptions
+    )
+    """Training images."""
     machine: Kind = "bbels"
     """Ideal, equivariant, local, equivariant local, or boundary-broken equivariant local."""
     window: str | None = None
@@ -86,16 +74,7 @@ class Sample:
             )
         check_free(self.out, overwrite=self.overwrite)
         window = self._window() if self.window else None
-        with _bar("reading images", "image") as progress:
-            data = load_dataset(
-                self.dataset,
-                self.split,
-                self.limit,
-                self.image_size,
-                self.data_dir,
-                skip_unreadable=self.skip_unreadable,
-                progress=progress,
-            )
+        data = self.data.load()
         # Chosen now, if not given, so that an unknown data set is what is told first.
         window = window or self._window()
         machine = elsjax.ScoreMachine(
@@ -187,7 +166,7 @@ class Sample:
             return None
         name = self.window
         if name is None:
-            dataset = "mnist" if self.dataset == "mnist5k" else self.dataset
+            dataset = "mnist" if self.data.dataset == "mnist5k" else self.data.dataset
             tables = [f"{dataset}/unet/zeros"]
             if self.machine == "els":
                 tables.insert(0, f"{dataset}/resnet/circular")
@@ -195,7 +174,7 @@ class Sample:
             if name is None:
                 raise ValueError(
                     f"window=None: no table was published for machine={self.machine!r} and "
-                    f"dataset={self.dataset!r}; expected an odd number, several with commas "
+                    f"dataset={self.data.dataset!r}; expected an odd number, several with commas "
                     f"between, or one of {', '.join(PUBLISHED_WINDOWS)}"
                 )
         if re.fullmatch(r"[\d,\s]+", name):
@@ -208,6 +187,7 @@ class Sample:
     def _config(self, data: Dataset, window: WindowSchedule | int | None) -> dict[str, Any]:
         """Everything that determines the results, and the versions that computed them."""
         options = dataclasses.asdict(self)
+        options |= options.pop("data")
         for irrelevant in ("out", "overwrite"):
             del options[irrelevant]
         windows = window.windows if isinstance(window, WindowSchedule) else (window,)
@@ -216,10 +196,7 @@ class Sample:
             **options,
             "label": list(self.label),
             "windows": None if window is None else list(windows),
-            "num_images": len(data),
-            "image_shape": list(data.pixels.shape[1:]),
-            "images_sha256": hashlib.sha256(data.pixels.tobytes()).hexdigest(),
-            "versions": {"elsjax": elsjax.__version__, "jax": jax.__version__},
+            **describe(data),
         }
 
     def _figure(self, results: dict[str, np.ndarray]) -> plotting.Figure:
@@ -238,79 +215,3 @@ class Sample:
             )
         ]
         return plotting.sample_figure(columns, captions)
-
-
-@dataclasses.dataclass(frozen=True)
-class Datasets:
-    """List the data sets that have a name, and where they are."""
-
-    data_dir: str | None = None
-    """Where TFDS data sets lie; default: TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-
-    def __call__(self) -> None:
-        """Runs the command."""
-        for row in available_datasets(self.data_dir):
-            splits = ", ".join(f"{count:,} {name}" for name, count in row.splits.items())
-            shape = "x".join(map(str, row.shape))
-            mark = "yes" if row.available else "no "
-            print(f"{row.name:14} {mark}  {shape:10}  {splits}; {row.description}; {row.where}")
-        print("A folder of images or an .npz with `images` [and `labels`] works as well.")
-
-
-Command = (
-    Annotated[Sample, tyro.conf.subcommand("sample")]
-    | Annotated[Datasets, tyro.conf.subcommand("datasets")]
-)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
-
-    Args:
-      arguments: words after the program's name; None for those of the process.
-
-    Returns:
-      Exit status: 0; 2 for a wrong input, 130 if interrupted, each told in one line on stderr.
-    """
-    try:
-        _parse(sys.argv[1:] if arguments is None else arguments)()
-    except (ValueError, OSError) as error:
-        print(f"elsjax: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("elsjax: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _parse(arguments: Sequence[str]) -> Sample | Datasets:
-    """The command that the words ask for; ValueError, in one line, if they ask for none."""
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(Command, prog="elsjax", args=list(arguments))  # type: ignore[arg-type]
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-    # tyro draws a box; its message is what stands above the first rule.
-    message = complaint.getvalue().split("│ ──")[0].split("\n", 1)[-1]
-    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", message).split())
-    raise ValueError(f"{words} (see elsjax --help)")
-
-
-@contextlib.contextmanager
-def _bar(description: str, unit: str) -> Any:
-    """A progress callback, `progress(done, total)`, that draws a bar from its first call on."""
-    bar: tqdm | None = None
-
-    def progress(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = tqdm(total=total, desc=description, unit=unit)
-        bar.update(done - bar.n)
-
-    try:
-        yield progress
-    finally:
-        if bar is not None:
-            bar.close()

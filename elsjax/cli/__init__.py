@@ -1,0 +1,63 @@
+"""The command line: one frozen dataclass per command, `elsjax COMMAND --help` for its options."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from elsjax.cli.datasets import Datasets
+from elsjax.cli.import_torch import ImportTorch
+from elsjax.cli.sample import Sample
+from elsjax.cli.train import Train
+from elsjax.cli.zoo import Zoo
+
+Command = (
+    Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Datasets, tyro.conf.subcommand("datasets")]
+    | Annotated[Zoo, tyro.conf.subcommand("zoo")]
+    | Annotated[ImportTorch, tyro.conf.subcommand("import-torch")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+      arguments: words after the program's name; None for those of the process.
+
+    Returns:
+      Exit status: 0; 2 for a wrong input, 1 for training that diverged, 130 if interrupted, each
+      told in one line on stderr.
+    """
+    try:
+        _parse(sys.argv[1:] if arguments is None else arguments)()
+    except (ValueError, OSError) as error:
+        print(f"elsjax: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"elsjax: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("elsjax: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> Command:
+    """The command that the words ask for; ValueError, in one line, if they ask for none."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(Command, prog="elsjax", args=list(arguments))  # type: ignore[arg-type]
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+    # tyro draws a box; its message is what stands above the first rule.
+    message = complaint.getvalue().split("│ ──")[0].split("\n", 1)[-1]
+    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", message).split())
+    raise ValueError(f"{words} (see elsjax --help)")
