@@ -128,8 +128,7 @@ def initial_state(network: Network, config: TrainingConfig) -> TrainingState:
 
 def trained_network(network: Network, state: TrainingState) -> Network:
     """A copy of a network with the averaged weights of a state."""
-    graph, _, rest = nnx.split(network, nnx.Param, ...)
-    return nnx.merge(graph, jax.tree.map(jnp.copy, state.average), rest)
+    return nnx.merge(nnx.graphdef(network), jax.tree.map(jnp.copy, state.average))
 
 
 def train(
