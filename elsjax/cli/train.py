@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
@@ -146,16 +147,17 @@ class Train:
     ) -> None:
         """Everything that is known so far; the checkpoint last, since it is what goes on."""
         trained = training.trained_network(network, progress.state)
+        samples = _samples(trained)
+        if not np.isfinite(samples).all():
+            raise FloatingPointError(
+                f"training diverged before step {progress.step}: the network paints "
+                "no finite images; a lower learning_rate, a warm-up or clip_norm may help"
+            )
         content = network_bytes(trained)
         run.write("network.safetensors", lambda file: file.write(content))
         run.save_arrays("losses.npz", {"losses": losses})
         figure = plotting.loss_figure(losses)
         run.write("losses.png", lambda file: figure.savefig(file, format="png"))
-        noise = elsjax.initial_noise(jax.random.key(0), _PICTURED_SAMPLES, network.image_shape)
-        label = None
-        if network.num_classes is not None:
-            label = np.arange(_PICTURED_SAMPLES, dtype=np.int32) % network.num_classes
-        samples = np.asarray(elsjax.sample(trained, noise, _PICTURED_STEPS, label))
         grid = plotting.grid_figure(samples)
         run.write("samples.png", lambda file: grid.savefig(file, format="png"))
         checkpoints.save(progress.step, progress.state)
@@ -173,6 +175,19 @@ class Train:
             "architecture": network_config(network),
             **describe(data),
         }
+
+
+def _samples(network: Network) -> np.ndarray:
+    """What a network paints from always the same noise, a row or two; each class in its turn."""
+    x = elsjax.initial_noise(jax.random.key(0), _PICTURED_SAMPLES, network.image_shape)
+    label = None
+    if network.num_classes is not None:
+        label = np.arange(_PICTURED_SAMPLES, dtype=np.int32) % network.num_classes
+    for step in elsjax.reverse_process(network, x, _PICTURED_STEPS, label):
+        x = step.x
+        if not jnp.isfinite(x).all():
+            break
+    return np.asarray(x)
 
 
 def _use_all_cores() -> None:

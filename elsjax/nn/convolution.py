@@ -37,32 +37,35 @@ def conv_general_dilated(
     Returns:
       Images, [B, H, W, D], or smaller by k - 1 for "VALID".
     """
-    pad = rhs.shape[0] // 2 if padding == "SAME" else 0
+    pad = (rhs.shape[0] // 2, rhs.shape[1] // 2) if padding == "SAME" else (0, 0)
     return _conv(lhs, rhs, pad, options.get("precision"))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x: Array, kernel: Array, pad: int, precision: Any) -> Array:
-    """Convolution with `pad` zeros on every side."""
+def _conv(x: Array, kernel: Array, pad: tuple[int, int], precision: Any) -> Array:
+    """Convolution with `pad` zeros above and below, left and right."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         (1, 1),
-        [(pad, pad)] * 2,
+        [(zeros, zeros) for zeros in pad],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=precision,
     )
 
 
-def _forward(x: Array, kernel: Array, pad: int, precision: Any) -> tuple[Array, Any]:
+def _forward(x: Array, kernel: Array, pad: tuple[int, int], precision: Any) -> tuple[Array, Any]:
     return _conv(x, kernel, pad, precision), (x, kernel)
 
 
-def _backward(pad: int, precision: Any, saved: Any, cotangent: Array) -> tuple[Array, Array]:
+def _backward(
+    pad: tuple[int, int], precision: Any, saved: Any, cotangent: Array
+) -> tuple[Array, Array]:
     x, kernel = saved
     # To the images: a convolution with the kernel turned round, its channels exchanged.
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    to_x = _conv(cotangent, turned, kernel.shape[0] - 1 - pad, precision)
+    rest = (kernel.shape[0] - 1 - pad[0], kernel.shape[1] - 1 - pad[1])
+    to_x = _conv(cotangent, turned, rest, precision)
     # To the kernel: correlation of images and cotangent, summed over the batch. Channels stand
     # as the batch, the batch as the channels, the cotangent as the kernel.
     to_kernel = _conv(x.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3), pad, precision)
