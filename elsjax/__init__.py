@@ -19,6 +19,8 @@ from elsjax.windows import WindowSchedule, published_windows
 if TYPE_CHECKING:
     from elsjax import nn
     from elsjax.interop import from_torch_state_dict
+    from elsjax.nn.files import load_network, save_network
+    from elsjax.zoo import load_pretrained
 
 __version__ = "0.1.0"
 
@@ -36,6 +38,8 @@ __all__ = [
     "from_torch_state_dict",
     "initial_noise",
     "load_dataset",
+    "load_network",
+    "load_pretrained",
     "nearest_images",
     "nn",
     "pearson_r",
@@ -44,13 +48,23 @@ __all__ = [
     "r2",
     "reverse_process",
     "sample",
+    "save_network",
 ]
 
 
+# What needs Flax is loaded when it is first asked for.
+_LAZY = {
+    "from_torch_state_dict": "elsjax.interop",
+    "load_network": "elsjax.nn.files",
+    "load_pretrained": "elsjax.zoo",
+    "save_network": "elsjax.nn.files",
+}
+
+
 def __getattr__(name: str) -> Any:
-    """Loads the networks, and Flax with them, when they are first asked for."""
+    """The names that are loaded when they are first asked for."""
     if name == "nn":
         return importlib.import_module("elsjax.nn")
-    if name == "from_torch_state_dict":
-        return importlib.import_module("elsjax.interop").from_torch_state_dict
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'elsjax' has no attribute {name!r}")

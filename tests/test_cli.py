@@ -7,6 +7,7 @@ import pytest
 
 import elsjax
 from elsjax import cli
+from elsjax.runs import Run
 
 SMALL = [
     "sample",
@@ -60,7 +61,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch, cap
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert _run(whole, "--solver", solver) == 0
     taken = []
-    save_arrays = cli.Run.save_arrays
+    save_arrays = Run.save_arrays
 
     def save_five_times(run, name, arrays):
         save_arrays(run, name, arrays)
@@ -68,7 +69,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch, cap
         if len(taken) == 5:  # In the second of two batches.
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.Run, "save_arrays", save_five_times)
+    monkeypatch.setattr(Run, "save_arrays", save_five_times)
     assert _run(cut, "--solver", solver) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert not cut.exists()

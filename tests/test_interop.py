@@ -2,6 +2,7 @@ import collections
 import io
 import itertools
 import json
+import os
 import pickle
 import re
 import struct
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import elsjax
+from elsjax import cli
 from elsjax.interop import load_torch_file
 
 CONFIGS = {
@@ -551,3 +553,47 @@ def test_what_one_file_does_is_not_seen_by_the_next(tmp_path, torch):
     config = CONFIGS["resnet"]
     path = save(tmp_path / "b.pt", network_of(torch, config, state_dict_of(config)))
     assert config.items() <= load_torch_file(path)[0].items()
+
+
+# The command
+
+
+def test_import_torch_writes_the_same_function(tmp_path, torch, capsys):
+    config, state = CONFIGS["unet"], state_dict_of(CONFIGS["unet"])
+    path = save(tmp_path / "a.pt", network_of(torch, config, state))
+    assert cli.main(["import-torch", str(path), "--image-size", "8"]) == 0
+    network = elsjax.load_network(tmp_path / "a.safetensors")
+    expected = elsjax.from_torch_state_dict(config, state, image_size=8)
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 2))
+    assert network.image_shape == (8, 8, 2)
+    np.testing.assert_array_equal(
+        network.predict_noise(x, 0.3, 1), expected.predict_noise(x, 0.3, 1)
+    )
+    assert cli.main(["import-torch", str(path)]) == 2
+    assert "exists; choose another or pass --overwrite" in capsys.readouterr().err
+
+
+def test_import_torch_of_a_state_dict(tmp_path, torch, capsys):
+    config, state = CONFIGS["resnet"], state_dict_of(CONFIGS["resnet"])
+    path = save(tmp_path / "a.pt", {name: Tensor(value) for name, value in state.items()})
+    out = str(tmp_path / "b.safetensors")
+    for given, message in [
+        ([], "config is needed"),
+        (["--config", "{"], "config='{' is not JSON"),
+        (["--config", "[]"], "must be a JSON object"),
+        (["--config", json.dumps(config | {"num_layers": 3})], "convs.2.0.weight is missing"),
+    ]:
+        assert cli.main(["import-torch", str(path), "--out", out, *given]) == 2
+        assert message in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["a.pt"]
+    assert cli.main(["import-torch", str(path), "--out", out, "--config", json.dumps(config)]) == 0
+    assert elsjax.load_network(out).num_layers == 2
+
+
+def test_import_torch_refuses_a_malicious_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name, program = next(iter(ATTACKS.items()))
+    path = archive(tmp_path / "a.pt", {"data.pkl": program})
+    assert cli.main(["import-torch", str(path)]) == 2
+    assert f"it names {name}" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["a.pt"]

@@ -1,8 +1,9 @@
 """`elsjax import-torch`: a published PyTorch network as a network of this library."""
 
 import dataclasses
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -14,27 +15,16 @@ from elsjax.runs import check_free, write_whole
 
 @dataclasses.dataclass(frozen=True)
 class ImportTorch:
-    """Convert a network of the paper's PyTorch code to network.safetensors.
+    """Convert a network of the paper's PyTorch code to a file for `elsjax.load_network`.
 
     Neither PyTorch nor the paper's code is needed, and nothing in the file is executed.
     """
 
     file: Annotated[Path, tyro.conf.Positional]
-    """The .pt file: a pickled network, or a state dict (then --kind is needed too)."""
-    kind: Literal["resnet", "unet"] | None = None
-    """For a state dict: the kind of network."""
-    channels: int = 3
-    """For a state dict: channels of the images."""
-    padding: Literal["zeros", "circular"] = "zeros"
-    """For a state dict: padding of the convolutions."""
-    widths: tuple[int, ...] = ()
-    """For a state dict: channels, one number for a resnet, finest first for a unet."""
-    embedding_width: int = 256
-    """For a state dict of a unet: length of the embedding."""
-    num_classes: int | None = None
-    """For a state dict: number of classes of a conditional network."""
-    last_kernel_size: int = 3
-    """For a state dict: side of the last kernel."""
+    """The .pt file: a pickled network, or a state dict."""
+    config: str | None = None
+    """For a state dict, which does not hold its own: the arguments of the published constructor as
+    JSON, such as '{"kind": "unet", "channels": 1, "mode": "zeros", "fsizes": [64, 128, 256]}'."""
     image_size: int = 32
     """Side of the images that the network is meant for."""
     out: Path | None = None
@@ -57,22 +47,13 @@ class ImportTorch:
         write_whole(out, lambda file: file.write(content))
         print(f"{type(network).__name__} of {self.file} in {out}")
 
-    def _config(self) -> dict[str, object] | None:
-        """The published constructor's arguments, for a file that does not hold them."""
-        if self.kind is None:
+    def _config(self) -> dict[str, Any] | None:
+        if self.config is None:
             return None
-        if not self.widths or (self.kind == "resnet" and len(self.widths) != 1):
-            raise ValueError(
-                f"widths={self.widths} must be one number for a resnet, several for a unet"
-            )
-        config: dict[str, object] = {
-            "kind": self.kind,
-            "channels": self.channels,
-            "mode": self.padding,
-            "conditional": self.num_classes is not None,
-            "num_classes": self.num_classes,
-            "lastksize": self.last_kernel_size,
-        }
-        if self.kind == "resnet":
-            return config | {"emb_dim": self.widths[0]}
-        return config | {"fsizes": self.widths, "emb_dim": self.embedding_width}
+        try:
+            config = json.loads(self.config)
+        except ValueError as error:
+            raise ValueError(f"config={self.config!r} is not JSON: {error}") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"config={self.config!r} must be a JSON object")
+        return config
