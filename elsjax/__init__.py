@@ -12,6 +12,7 @@ from elsjax.comparison import nearest_images, pearson_r, pearson_r2, r2
 from elsjax.datasets import Dataset, load_dataset
 from elsjax.denoisers import Denoiser
 from elsjax.machines import ScoreMachine
+from elsjax.parallel import make_mesh
 from elsjax.sampling import Step, Trajectory, initial_noise, reverse_process, sample
 from elsjax.schedules import CosineSchedule, ExponentialSchedule, LinearBetaSchedule, Schedule
 from elsjax.windows import WindowSchedule, published_windows
@@ -40,6 +41,7 @@ __all__ = [
     "load_dataset",
     "load_network",
     "load_pretrained",
+    "make_mesh",
     "nearest_images",
     "nn",
     "pearson_r",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from elsjax import checks
+from elsjax import checks, parallel
 from elsjax.denoisers import Denoiser
 from elsjax.dictionaries import Dictionary, Kind, Part
 from elsjax.kernels import dense
@@ -44,6 +44,8 @@ class ScoreMachine(Denoiser):
       memory_budget: bytes that one evaluation may use beside the images and its own input and
         output; decides how many training images make a block.
       block_size: number of training images per block, instead of the budget's choice.
+      mesh: devices to share the work, as `elsjax.make_mesh` gives them; each uses memory_budget.
+        None for one device.
 
     Raises:
       ValueError: if an argument is not as described.
@@ -60,11 +62,14 @@ class ScoreMachine(Denoiser):
         wrap_patches: bool = False,
         memory_budget: int = 2**26,
         block_size: int | None = None,
+        mesh: jax.sharding.Mesh | None = None,
     ) -> None:
         checks.image_batch("images", images)
         checks.positive_int("memory_budget", memory_budget)
         if block_size is not None:
             checks.positive_int("block_size", block_size)
+        if mesh is not None:
+            parallel.check_mesh(mesh)
         self.kind: Kind = kind
         height, width, channels = np.shape(images)[1:]
         self.image_shape = (height, width, channels)
@@ -73,19 +78,25 @@ class ScoreMachine(Denoiser):
         self.wrap_patches = wrap_patches
         self.memory_budget = memory_budget
         self.block_size = block_size
+        self.mesh = mesh
         self._class_ranges: dict[int, tuple[int, int]] | None = None
         for side in window.windows if isinstance(window, WindowSchedule) else (window,):
             Dictionary(kind, self.image_shape, side, wrap_patches)
         images = _as_pixels(images)
         if labels is not None:
             images, self._class_ranges = _sorted_by_class(images, labels)
-        self._images = jnp.asarray(images)
+        self._num_images = len(images)
         self._mean_pixel = jnp.asarray(_mean_pixel(images), jnp.result_type(float))
+        if mesh is None:
+            self._images = jnp.asarray(images)
+        else:
+            dealt = parallel.deal(images, mesh.shape[parallel.DATA])
+            self._images = jax.device_put(dealt, jax.NamedSharding(mesh, jax.P(parallel.DATA)))
 
     @property
     def num_images(self) -> int:
         """Number of training images."""
-        return self._images.shape[0]
+        return self._num_images
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -157,26 +168,61 @@ class ScoreMachine(Denoiser):
         if label is not None and self._class_ranges is not None:
             bounds = jnp.asarray(list(self._class_ranges.values()))
             ranges = bounds[jnp.searchsorted(jnp.asarray(self.labels), jnp.asarray(label))]
-        per_label = ranges is not None and ranges.ndim == 2
-        blocks = tuple(self._blocks(part, x, per_label) for part in dictionary.parts)
-        return _posterior_mean(
-            dictionary, blocks, x, alpha, sigma, self._images, self._mean_pixel, ranges
+        count = x.shape[0]
+        x, alpha, sigma, ranges = self._place(x, alpha, sigma, ranges)
+        blocks = tuple(self._blocks(part, x, ranges) for part in dictionary.parts)
+        mean = _posterior_mean(
+            dictionary,
+            blocks,
+            self.mesh,
+            self.num_images,
+            x,
+            alpha,
+            sigma,
+            self._images,
+            self._mean_pixel,
+            ranges,
         )
+        return mean[:count]
 
-    def _blocks(self, part: Part, x: Float[Array, "b h w c"], per_label: bool) -> dense.Blocks:
-        batch = 1 if per_label else x.shape[0]
-        blocks = dense.plan_blocks(
-            part, batch, self.num_images, x.dtype.itemsize, self.memory_budget
-        )
+    def _place(
+        self, x: Array, alpha: Array, sigma: Array, ranges: Array | None
+    ) -> tuple[Array, Array, Array, Array | None]:
+        """Spreads a batch over the mesh, filled up to what its "sample" axis divides."""
+        if self.mesh is None:
+            return x, alpha, sigma, ranges
+        padding = -x.shape[0] % self.mesh.shape[parallel.SAMPLE]
+        spread = jax.NamedSharding(self.mesh, jax.P(parallel.SAMPLE))
+
+        def place(array: Array) -> Array:
+            if padding:
+                array = jnp.concatenate([array, jnp.repeat(array[-1:], padding, axis=0)])
+            return jax.device_put(array, spread)
+
+        if ranges is not None:
+            everywhere = jax.NamedSharding(self.mesh, jax.P())
+            ranges = place(ranges) if ranges.ndim == 2 else jax.device_put(ranges, everywhere)
+        return place(x), place(alpha), place(sigma), ranges
+
+    def _blocks(self, part: Part, x: Float[Array, "b h w c"], ranges: Array | None) -> dense.Blocks:
+        """How one device cuts its work."""
+        shape = {} if self.mesh is None else self.mesh.shape
+        batch = x.shape[0] // shape.get(parallel.SAMPLE, 1)
+        if ranges is not None and ranges.ndim == 2:
+            batch = 1  # each label for itself
+        num_images = -(-self.num_images // shape.get(parallel.DATA, 1))
+        blocks = dense.plan_blocks(part, batch, num_images, x.dtype.itemsize, self.memory_budget)
         if self.block_size is None:
             return blocks
-        return blocks._replace(images=min(self.block_size, self.num_images))
+        return blocks._replace(images=min(self.block_size, num_images))
 
 
-@functools.partial(jax.jit, static_argnames=("dictionary", "blocks"))
+@functools.partial(jax.jit, static_argnames=("dictionary", "blocks", "mesh", "num_images"))
 def _posterior_mean(
     dictionary: Dictionary,
     blocks: tuple[dense.Blocks, ...],
+    mesh: jax.sharding.Mesh | None,
+    num_images: int,
     x: Float[Array, "b h w c"],
     alpha: Float[Array, " b"],
     sigma: Float[Array, " b"],
@@ -185,19 +231,64 @@ def _posterior_mean(
     ranges: Int[Array, "2"] | Int[Array, "b 2"] | None,
 ) -> Float[Array, "b h w c"]:
     """Posterior mean over the images [start, stop) of `ranges`, one for all or one for each x."""
+    mean = functools.partial(_mean_of_range, dictionary, blocks, mesh, num_images)
+    if mesh is not None:
+        samples = jax.P(parallel.SAMPLE)
+        of_ranges = samples if ranges is not None and ranges.ndim == 2 else jax.P()
+        mean = jax.shard_map(
+            mean,
+            mesh=mesh,
+            in_specs=(samples, samples, samples, jax.P(parallel.DATA), jax.P(), of_ranges),
+            out_specs=samples,
+        )
+    return mean(x, alpha, sigma, images, mean_pixel, ranges)
+
+
+def _mean_of_range(
+    dictionary: Dictionary,
+    blocks: tuple[dense.Blocks, ...],
+    mesh: jax.sharding.Mesh | None,
+    num_images: int,
+    x: Float[Array, "b h w c"],
+    alpha: Float[Array, " b"],
+    sigma: Float[Array, " b"],
+    images: Array,
+    mean_pixel: Float[Array, " c"],
+    ranges: Int[Array, "2"] | Int[Array, "b 2"] | None,
+) -> Float[Array, "b h w c"]:
+    """What one device computes of `_posterior_mean`."""
     if ranges is not None and ranges.ndim == 2:
+        of_range = functools.partial(_mean_of_range, dictionary, blocks, mesh, num_images)
 
         def one(arguments: tuple[Array, ...]) -> Array:
             x, alpha, sigma, ranges = arguments
-            return _posterior_mean(
-                dictionary, blocks, x[None], alpha[None], sigma[None], images, mean_pixel, ranges
-            )[0]
+            return of_range(x[None], alpha[None], sigma[None], images, mean_pixel, ranges)[0]
 
         return jax.lax.map(one, (x, alpha, sigma, ranges))
-    start, stop = (0, images.shape[0]) if ranges is None else (ranges[0], ranges[1])
+    start: int | Array = 0
+    stop: int | Array = num_images
+    if ranges is not None:
+        start, stop = ranges[0], ranges[1]
+    span = stop - start
+    if mesh is not None:
+        hand, hands = jax.lax.axis_index(parallel.DATA), mesh.shape[parallel.DATA]
+        start, stop = parallel.range_of_hand(start, stop, hand, hands)
+        span = -(-span // hands)
     parts = dictionary.parts
     painted = [
-        dense.posterior_mean(part, cut, x, alpha, sigma, images, mean_pixel, start, stop)
+        dense.posterior_mean(
+            part,
+            cut,
+            x,
+            alpha,
+            sigma,
+            images,
+            mean_pixel,
+            start,
+            stop,
+            span=span,
+            sharded=mesh is not None,
+        )
         for part, cut in zip(parts, blocks, strict=True)
     ]
     order = np.argsort(np.concatenate([part.pixels for part in parts]))

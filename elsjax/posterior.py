@@ -71,6 +71,15 @@ def merge(a: PosteriorState, b: PosteriorState) -> PosteriorState:
     )
 
 
+def merge_over(state: PosteriorState, axis: str) -> PosteriorState:
+    """The state that has seen the entries of all devices along an axis of `jax.shard_map`."""
+    # The maximum cancels in the mean, so it is a constant to derivatives.
+    maximum = jax.lax.pmax(jax.lax.stop_gradient(state.maximum), axis)
+    scale = jnp.exp(state.maximum - maximum)
+    weight, total = jax.lax.psum((state.weight * scale, state.total * scale[..., None]), axis)
+    return PosteriorState(maximum, weight, total)
+
+
 def mean(state: PosteriorState) -> Float[Array, "*q v"]:
     """The posterior mean; NaN for a query that has seen no entry."""
     return state.total / state.weight[..., None]

@@ -267,10 +267,10 @@ def _temporary_bytes(kind, num_images, window, budget, batch=1):
     machine = elsjax.ScoreMachine(kind, images, window=window, memory_budget=budget)
     dictionary = Dictionary(kind, (32, 32, 1), window)
     x = jnp.zeros((batch, 32, 32, 1))
-    blocks = tuple(machine._blocks(part, x, False) for part in dictionary.parts)
+    blocks = tuple(machine._blocks(part, x, None) for part in dictionary.parts)
     levels = jnp.full(batch, 0.5)
     lowered = machines._posterior_mean.lower(
-        dictionary, blocks, x, levels, levels, *jax.tree.leaves(machine), None
+        dictionary, blocks, None, num_images, x, levels, levels, *jax.tree.leaves(machine), None
     )
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
@@ -291,7 +291,9 @@ def test_memory_keeps_to_the_budget_whatever_the_number_of_images(kind, window, 
 
 @pytest.mark.parametrize("kind", ["is", "es", "ls", "els", "bbels"])
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
-def test_kernels_lower_for_every_platform(kind, platform):
+@pytest.mark.parametrize("mesh", [None, (2, 2)])
+def test_kernels_lower_for_every_platform(kind, platform, mesh):
+    mesh = mesh and elsjax.make_mesh(*mesh)
     window = None if kind in ("is", "es") else 5
     dictionary = Dictionary(kind, (12, 12, 3), window)
     x = jax.ShapeDtypeStruct((2, 12, 12, 3), jnp.float32)
@@ -302,7 +304,9 @@ def test_kernels_lower_for_every_platform(kind, platform):
 
     @jax.jit
     def evaluate(x, alpha, sigma, images, mean):
-        return machines._posterior_mean(dictionary, blocks, x, alpha, sigma, images, mean, None)
+        return machines._posterior_mean(
+            dictionary, blocks, mesh, 10, x, alpha, sigma, images, mean, None
+        )
 
     exported = jax.export.export(evaluate, platforms=[platform])(x, level, level, images, mean)
     assert exported.out_avals[0].shape == (2, 12, 12, 3)

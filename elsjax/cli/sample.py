@@ -78,7 +78,12 @@ class Sample:
         # Chosen now, if not given, so that an unknown data set is what is told first.
         window = window or self._window()
         machine = elsjax.ScoreMachine(
-            self.machine, data.pixels, data.labels, window=window, wrap_patches=self.wrap_patches
+            self.machine,
+            data.pixels,
+            data.labels,
+            window=window,
+            wrap_patches=self.wrap_patches,
+            mesh=elsjax.make_mesh() if jax.device_count() > 1 else None,
         )
         key = jax.random.key(self.seed)
         noise = np.asarray(elsjax.initial_noise(key, self.num_samples, machine.image_shape))

@@ -1,9 +1,7 @@
 """`elsjax train`: a network on a data set."""
 
-import contextlib
 import dataclasses
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +27,7 @@ from elsjax.nn.files import (
     set_weights,
 )
 from elsjax.nn.layers import Padding
+from elsjax.parallel import use_all_cores
 from elsjax.runs import Run, check_free
 
 _PICTURED_SAMPLES = 16
@@ -78,7 +77,7 @@ class Train:
         """
         checks.positive_int("checkpoint_every", self.checkpoint_every)
         check_free(self.out, overwrite=self.overwrite)
-        _use_all_cores()
+        use_all_cores()
         data = self.data.load()
         network = self._network(data)
         labels = data.labels if self.conditional else None
@@ -188,13 +187,3 @@ def _samples(network: Network) -> np.ndarray:
         if not jnp.isfinite(x).all():
             break
     return np.asarray(x)
-
-
-def _use_all_cores() -> None:
-    """Makes each CPU core a device of its own, where JAX has not started yet.
-
-    Several devices with a thread each train faster than one with as many threads.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores or 1)

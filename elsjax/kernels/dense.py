@@ -18,11 +18,12 @@ Every product that feeds an exponential or an output runs at full float32 (or fl
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from elsjax import posterior
+from elsjax import parallel, posterior
 from elsjax.dictionaries import ImagePart, Part
 from elsjax.pixels import to_float
 
@@ -84,6 +85,9 @@ def posterior_mean(
     origin: Float[Array, " c"],
     start: int | Int[Array, ""],
     stop: int | Int[Array, ""],
+    *,
+    span: int | Int[Array, ""],
+    sharded: bool = False,
 ) -> Float[Array, "b p c"]:
     """Posterior means of one part's pixels over the training images [start, stop).
 
@@ -97,6 +101,10 @@ def posterior_mean(
       origin: pixel that counts as 0 in the arithmetic; does not change the result beyond rounding.
       start: first training image that counts.
       stop: end of the training images that count.
+      span: stop - start, or more: so many images are passed over. A Python number, if the result
+        is to be differentiated in reverse mode.
+      sharded: inside `jax.shard_map` over a mesh of `elsjax.parallel`: images, start and stop are
+        the device's own, and the mean is over those of all devices along "data".
 
     Returns:
       E[x_0 | x_t] at the part's pixels, [B, len(part.pixels), C].
@@ -112,7 +120,7 @@ def posterior_mean(
     queries = jnp.concatenate([queries, norm_gain], axis=-1).reshape(strips, -1, size + 1)
 
     def mean_of(tile: Float[Array, "g r e"]) -> Float[Array, "g r v"]:
-        return _stream(part, blocks.images, tile, images, origin, start, stop)
+        return _stream(part, blocks.images, tile, images, origin, start, stop, span, sharded)
 
     rows = batch * per_image
     if rows <= blocks.query_rows:
@@ -136,13 +144,15 @@ def _stream(
     origin: Float[Array, "1 1 1 c"],
     start: int | Int[Array, ""],
     stop: int | Int[Array, ""],
+    span: int | Int[Array, ""],
+    sharded: bool,
 ) -> Float[Array, "g r v"]:
     """Posterior means of one tile of queries, over the training images block by block."""
 
     def add_block(index: Array, state: posterior.PosteriorState) -> posterior.PosteriorState:
         places = start + index * block + jnp.arange(block)
-        # The last block is filled up with the last image, which then counts 0 times: it moves
-        # neither the sums nor the maximum.
+        # What is beyond the last image is filled up with it and counts 0 times: it moves neither
+        # the sums nor the maximum.
         counts = (places < stop).astype(queries.dtype)
         chosen = images[jnp.minimum(places, stop - 1)]
         chosen = to_float(chosen).astype(queries.dtype) - origin
@@ -152,8 +162,14 @@ def _stream(
             seen = _products_state(part, queries, chosen, counts)
         return posterior.merge(state, seen)
 
-    state = posterior.empty((part.num_groups, queries.shape[1]), part.value_size, queries.dtype)
-    state = lax.fori_loop(0, -(-(stop - start) // block), add_block, state)
+    empty = posterior.empty((part.num_groups, queries.shape[1]), part.value_size, queries.dtype)
+    if sharded:  # from here on different on every device
+        empty = lax.pcast(empty, (parallel.DATA, parallel.SAMPLE), to="varying")
+    state = lax.fori_loop(0, -(-span // block), add_block, empty)
+    if sharded:
+        # A device without an image of the range has passed over one that is not in it.
+        state = jax.tree.map(lambda seen, none: jnp.where(start < stop, seen, none), state, empty)
+        state = posterior.merge_over(state, parallel.DATA)
     return posterior.mean(state)
 
 

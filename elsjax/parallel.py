@@ -1,0 +1,94 @@
+"""Many devices: a mesh with an axis for the training images and one for the noisy images.
+
+Along "data" each device holds a share of the training images and sums over it; what crosses between
+devices is the state of the softmax, of the size of the noisy images, whatever the size of the data.
+Along "sample" each device takes a share of the noisy images, and nothing crosses.
+"""
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from elsjax import checks
+
+DATA, SAMPLE = "data", "sample"
+
+
+def use_all_cores() -> None:
+    """Makes each core of a CPU a device of its own, where JAX has not started yet.
+
+    In training, devices with a thread each are faster than one with as many threads. For machines,
+    which are matrix products, one device is as good.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores or 1)
+
+
+def make_mesh(
+    data: int | None = None, sample: int = 1, *, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+    """A mesh for `ScoreMachine`.
+
+    Args:
+      data: number of devices to share the training images between; None for all there are, over
+        `sample`.
+      sample: number of devices to share the noisy images between.
+      devices: the devices; None for the first of all, those of other processes included.
+
+    Returns:
+      A mesh of data × sample devices.
+
+    Raises:
+      ValueError: if there are fewer devices than that.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    checks.positive_int("sample", sample)
+    if data is None:
+        data = max(1, len(devices) // sample)
+    checks.positive_int("data", data)
+    if data * sample > len(devices):
+        raise ValueError(
+            f"data={data} × sample={sample} needs {data * sample} devices; there are {len(devices)}"
+        )
+    auto = jax.sharding.AxisType.Auto
+    return jax.make_mesh(
+        (data, sample), (DATA, SAMPLE), (auto, auto), devices=devices[: data * sample]
+    )
+
+
+def check_mesh(mesh: jax.sharding.Mesh) -> None:
+    """Raises ValueError unless a mesh has the axes of `make_mesh`."""
+    if tuple(mesh.axis_names) != (DATA, SAMPLE):
+        raise ValueError(
+            f"mesh has the axes {tuple(mesh.axis_names)}; expected {(DATA, SAMPLE)}, "
+            "as elsjax.make_mesh gives them"
+        )
+
+
+def deal(images: np.ndarray, hands: int) -> np.ndarray:
+    """Images in the order in which equal parts of it are every `hands`-th image.
+
+    Part d is images d, d + hands, d + 2 hands, ...; so every range of images is shared evenly. The
+    last image fills up the parts that are one short; see `range_of_hand` for how it is left out.
+
+    Args:
+      images: [N, ...].
+      hands: number of parts.
+
+    Returns:
+      [N rounded up to a multiple of hands, ...].
+    """
+    padding = -len(images) % hands
+    padded = np.concatenate([images, images[-1:].repeat(padding, axis=0)]) if padding else images
+    return padded.reshape(-1, hands, *images.shape[1:]).swapaxes(0, 1).reshape(padded.shape)
+
+
+def range_of_hand(
+    start: jax.Array | int, stop: jax.Array | int, hand: jax.Array | int, hands: int
+) -> tuple[jax.Array | int, jax.Array | int]:
+    """Which images [start, stop) of part `hand` are images [start, stop) of all."""
+    return -((hand - start) // hands), -((hand - stop) // hands)

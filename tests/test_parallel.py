@@ -1,0 +1,143 @@
+import itertools
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import elsjax
+from elsjax.parallel import deal, range_of_hand
+
+MESHES = [(1, 1), (2, 1), (4, 1), (2, 2)]
+MACHINES = [("is", None), ("es", None), ("ls", 3), ("els", 3), ("bbels", 3)]
+
+
+def data(count, shape=(7, 6, 2)):
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
+
+
+def noisy(batch, shape=(7, 6, 2)):
+    return np.random.default_rng(1).standard_normal((batch, *shape))
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+@pytest.mark.parametrize(("kind", "window"), MACHINES)
+def test_a_mesh_changes_nothing(x64, mesh, kind, window):
+    # Neither the images, the classes nor the batch divide by the devices.
+    images, labels, x = data(11), np.arange(11) % 3, noisy(5)
+    t = np.array([0.0, 0.1, 0.4, 0.8, 1.0])
+    one = elsjax.ScoreMachine(kind, images, labels, window=window, block_size=2)
+    many = elsjax.ScoreMachine(
+        kind, images, labels, window=window, block_size=2, mesh=elsjax.make_mesh(*mesh)
+    )
+    for label in (None, 1, np.array([0, 2, 2, 1, 0])):
+        found, expected = (machine.denoise(x, t, label) for machine in (many, one))
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_fewer_images_than_devices(x64):
+    images, x = data(2), noisy(1)
+    one = elsjax.ScoreMachine("els", images, window=3)
+    many = elsjax.ScoreMachine("els", images, window=3, mesh=elsjax.make_mesh(4))
+    np.testing.assert_allclose(many.denoise(x, 0.3), one.denoise(x, 0.3), atol=1e-12)
+
+
+def test_sampling_on_a_mesh(x64):
+    images = data(9, (6, 6, 1))
+    noise = elsjax.initial_noise(jax.random.key(0), 3, (6, 6, 1))
+    windows = elsjax.WindowSchedule((3, 3, 5))
+    one = elsjax.ScoreMachine("bbels", images, window=windows)
+    many = elsjax.ScoreMachine("bbels", images, window=windows, mesh=elsjax.make_mesh(2, 2))
+    for solver in ("ddim", "ancestral"):
+        found, expected = (
+            elsjax.sample(machine, noise, 6, solver=solver, key=jax.random.key(1))
+            for machine in (many, one)
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+def test_a_machine_on_a_mesh_is_an_argument_of_a_jitted_function(x64):
+    images, x = data(5), noisy(2)
+    many = elsjax.ScoreMachine("ls", images, window=3, mesh=elsjax.make_mesh(2, 2))
+    found = jax.jit(lambda machine, x: machine.denoise(x, 0.5))(many, x)
+    np.testing.assert_allclose(found, many.denoise(x, 0.5), atol=1e-12)
+    slope = jax.grad(lambda x: many.denoise(x, 0.5).sum())(x)
+    one = elsjax.ScoreMachine("ls", images, window=3)
+    expected = jax.grad(lambda x: one.denoise(x, 0.5).sum())(x)
+    np.testing.assert_allclose(slope, expected, atol=1e-10)
+
+
+def test_images_are_split_between_devices():
+    machine = elsjax.ScoreMachine("ls", data(11), window=3, mesh=elsjax.make_mesh(4))
+    assert machine.num_images == 11
+    shards = machine._images.addressable_shards
+    assert [shard.data.shape[0] for shard in shards] == [3] * 4
+
+
+@pytest.mark.parametrize("count", [1, 5, 8])
+@pytest.mark.parametrize("hands", [1, 2, 3, 4])
+def test_dealing(count, hands):
+    dealt = deal(np.arange(count), hands).reshape(hands, -1)
+    for start in range(count + 1):
+        for stop in range(start, count + 1):
+            taken = []
+            for hand in range(hands):
+                first, last = range_of_hand(start, stop, hand, hands)
+                taken.append(list(dealt[hand, first:last]))
+            assert sorted(itertools.chain(*taken)) == list(range(start, stop))
+            lengths = [len(images) for images in taken]
+            assert max(lengths) - min(lengths) <= 1
+
+
+def test_wrong_meshes():
+    with pytest.raises(ValueError, match="data=3 × sample=2 needs 6 devices; there are 4"):
+        elsjax.make_mesh(3, 2)
+    with pytest.raises(ValueError, match="sample=0"):
+        elsjax.make_mesh(sample=0)
+    assert dict(elsjax.make_mesh(sample=2).shape) == {"data": 2, "sample": 2}
+    other = jax.make_mesh((2,), ("x",), (jax.sharding.AxisType.Auto,))
+    with pytest.raises(
+        ValueError, match=r"mesh has the axes \('x',\); expected \('data', 'sample'"
+    ):
+        elsjax.ScoreMachine("ls", data(3), window=3, mesh=other)
+
+
+TWO_PROCESSES = """
+import sys, jax, numpy as np
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+import elsjax
+
+images = np.random.default_rng(0).integers(0, 256, (11, 6, 6, 1), np.uint8)
+machine = elsjax.ScoreMachine("bbels", images, window=3, mesh=elsjax.make_mesh(4))
+noise = np.random.default_rng(1).standard_normal((3, 6, 6, 1))
+samples = elsjax.sample(machine, noise, 3)
+assert len(jax.devices()) == 4 and len(jax.local_devices()) == 2
+np.save(sys.argv[3], samples)
+"""
+
+
+def test_two_processes(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    outs = [tmp_path / f"{process}.npy" for process in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, address, str(process), str(out)],
+            stderr=subprocess.PIPE,
+        )
+        for process, out in enumerate(outs)
+    ]
+    errors = [process.communicate(timeout=300)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    with jax.enable_x64(True):
+        images = np.random.default_rng(0).integers(0, 256, (11, 6, 6, 1), np.uint8)
+        machine = elsjax.ScoreMachine("bbels", images, window=3)
+        expected = elsjax.sample(machine, np.random.default_rng(1).standard_normal((3, 6, 6, 1)), 3)
+    for out in outs:
+        np.testing.assert_allclose(np.load(out), expected, atol=1e-12)
