@@ -1,0 +1,160 @@
+"""Our machines and the published PyTorch code on the same arrays, alternating in one run.
+
+    git clone https://github.com/Kambm/convolutional_diffusion
+    pip install torch
+    python benchmarks/published.py --checkout convolutional_diffusion --out published.json
+
+One score at t = 0.5 of noisy 32x32 images; the published code with batches of 64 training images.
+Nothing of it is stored here; torchvision, which it imports but does not need for this, is left out.
+Both results are compared first. CIFAR10 is left out where it is not prepared.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+
+import elsjax
+
+TIME = 0.5
+MODULES = {"els": "LocalEquivScoreModule", "bbels": "LocalEquivBordersScoreModule"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to time."""
+
+    checkout: Path
+    """A checkout of the published code."""
+    windows: tuple[int, ...] = (3, 7, 11, 17)
+    batch: int = 1
+    """Noisy images at once."""
+    repetitions: int = 5
+    out: Path | None = None
+    """JSON file to write; the plot lies beside it."""
+
+
+def published_code(checkout: Path) -> Any:
+    """The module of the published score machines."""
+    names = ("torchvision", "torchvision.transforms", "torchvision.datasets", "torchvision.models")
+    stubs = {name: types.ModuleType(name) for name in names}
+    for name, stub in list(stubs.items())[1:]:
+        setattr(stubs["torchvision"], name.rpartition(".")[2], stub)
+    sys.modules.update(stubs)
+    sys.path.insert(0, str(checkout))
+    from utils import idealscore
+
+    return idealscore
+
+
+def data_sets() -> dict[str, np.ndarray]:
+    """Training images, uint8."""
+    sets = {"MNIST": elsjax.load_dataset("mnist5k", limit=256, image_size=32).pixels}
+    with contextlib.suppress(ValueError):
+        sets["CIFAR10"] = elsjax.load_dataset("cifar10", limit=128).pixels
+    return sets
+
+
+def seconds_of(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main(options: Options) -> None:
+    published = published_code(options.checkout)
+    rows = []
+    columns = ("published s", "elsjax s", "spread", "ratio", "difference")
+    print(f"{'data':8}{'machine':8}{'window':>7}" + "".join(f"{name:>13}" for name in columns))
+    for name, pixels in data_sets().items():
+        images = pixels.astype(np.float32) / 127.5 - 1
+        torch_images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        data = torch.utils.data.TensorDataset(torch_images, torch.zeros(len(images)))
+        noise = elsjax.initial_noise(jax.random.key(0), options.batch, images.shape[1:])
+        alpha, sigma = elsjax.CosineSchedule()(TIME)
+        x = np.array(alpha * images[: options.batch] + sigma * noise)
+        torch_x = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
+        for kind, module in MODULES.items():
+            for window in options.windows:
+                theirs = getattr(published, module)(
+                    data, kernel_size=window, image_size=32, channels=images.shape[3]
+                )
+                ours = elsjax.ScoreMachine(kind, pixels, window=window)
+
+                def run_theirs(theirs: Any = theirs, x: Any = torch_x) -> np.ndarray:
+                    with torch.no_grad():
+                        score = theirs(torch.full((1,), TIME), x, device=torch.device("cpu"))
+                    return score.permute(0, 2, 3, 1).numpy()
+
+                def run_ours(ours: Any = ours, x: Any = x) -> np.ndarray:
+                    return np.asarray(ours.score(x, TIME))
+
+                # The first of ours compiles.
+                difference = float(np.abs(run_ours() - run_theirs()).max() * sigma**2 / alpha)
+                times = [
+                    (seconds_of(run_theirs), seconds_of(run_ours))
+                    for _ in range(options.repetitions)
+                ]
+                slow, fast = map(statistics.median, zip(*times, strict=True))
+                spread = max(t for _, t in times) / min(t for _, t in times)
+                row = {
+                    "data": name,
+                    "num_images": len(images),
+                    "machine": kind,
+                    "window": window,
+                    "published_s": slow,
+                    "elsjax_s": fast,
+                    "ratio": slow / fast,
+                    "all_s": times,
+                    "largest_difference_of_x0": difference,
+                }
+                rows.append(row)
+                print(
+                    f"{name:8}{kind:8}{window:7}{slow:13.3f}{fast:13.3f}{spread:13.2f}"
+                    f"{slow / fast:13.1f}{difference:13.1e}",
+                    flush=True,
+                )
+    mean = math.exp(statistics.mean(math.log(row["ratio"]) for row in rows))
+    print(f"geometric mean of the ratios: {mean:.1f}")
+    if options.out:
+        report = {
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "versions": {"elsjax": elsjax.__version__, "jax": jax.__version__}
+            | {"torch": torch.__version__},
+            "batch": options.batch,
+            "rows": rows,
+        }
+        options.out.write_text(json.dumps(report, indent=2) + "\n")
+        plot(rows).savefig(options.out.with_suffix(".png"))
+
+
+def plot(rows: list[dict[str, Any]]) -> Figure:
+    figure = Figure(figsize=(6, 4), dpi=120)
+    ax = figure.subplots()
+    for name, kind in dict.fromkeys((row["data"], row["machine"]) for row in rows):
+        chosen = [row for row in rows if (row["data"], row["machine"]) == (name, kind)]
+        windows, ratios = zip(*((row["window"], row["ratio"]) for row in chosen), strict=True)
+        ax.plot(windows, ratios, "o-", label=f"{kind}, {name}")
+    ax.set(xlabel="window P", ylabel="times faster than the published code", ylim=(0, None))
+    ax.legend()
+    figure.tight_layout()
+    return figure
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
