@@ -13,6 +13,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _free_compiled_programs():
+    """Each compiled program holds memory mappings, of which a process may have only so many."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Double precision for the length of a test."""
