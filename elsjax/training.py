@@ -188,7 +188,7 @@ def check_data(
 ) -> None:
     """Raises the ValueError that `train` would raise for these images and labels."""
     checks.image_batch("images", images)
-    count = len(np.asarray(images))
+    count = np.shape(images)[0]
     if np.shape(images)[1:] != network.image_shape:
         raise ValueError(
             f"images has shape {list(np.shape(images))}; the network is for "
