@@ -55,9 +55,14 @@ class AxisPart:
     tied: bool
 
     @property
+    def num_queries(self) -> int:
+        """Number of query coordinates."""
+        return _coordinates(self.queries).size
+
+    @property
     def num_keys(self) -> int:
         """Number of key coordinates."""
-        return sum(stop - start for start, stop in self.keys)
+        return _coordinates(self.keys).size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +125,14 @@ class WindowPart:
         runs = [axis.keys for axis in self._axes]
         return self._strips(images, runs, self.window, self.key_padding)
 
+    def query_rows(self, x: Float[Array, "b h w c"]) -> Float[Array, "b y x d"]:
+        """Rows of windows: without tied axes, query (i, j) is rows [:, i : i + P, j], joined."""
+        return self._rows_of_windows(x, self.rows.queries, self.columns.queries, self.query_padding)
+
+    def key_rows(self, images: Float[Array, "n h w c"]) -> Float[Array, "n y x d"]:
+        """Rows of patches: without tied axes, key (i, j) is rows [:, i : i + P, j], joined."""
+        return self._rows_of_windows(images, self.rows.keys, self.columns.keys, self.key_padding)
+
     def values(self, images: Float[Array, "n h w c"]) -> Float[Array, "g n k v"]:
         """Centre pixels of the patches."""
         rows, columns = (_coordinates(axis.keys) for axis in self._axes)
@@ -143,7 +156,7 @@ class WindowPart:
 
     def paint(self, means: Float[Array, "g b q v"]) -> Float[Array, "b p v"]:
         """Posterior means, in the order of `pixels`."""
-        sides = [_coordinates(axis.queries).size for axis in self._axes]
+        sides = [axis.num_queries for axis in self._axes]
         groups, queries = (
             [side if axis.tied == tied else 1 for axis, side in zip(self._axes, sides, strict=True)]
             for tied in (True, False)
@@ -168,6 +181,16 @@ class WindowPart:
             return image
 
         return self._tied_first(jax.vmap(patches_of)(images))
+
+    def _rows_of_windows(
+        self, images: Float[Array, "n h w c"], rows: Runs, columns: Runs, padding: Padding
+    ) -> Float[Array, "n y x d"]:
+        """Windows of one row, for all rows that the windows of one run of rows cover."""
+        ((start, stop),) = rows
+        images = _pad(images, 1, self.window[0], padding)[:, start : stop + self.window[0] - 1]
+        return jax.vmap(lambda image: _join_windows(image, 1, columns, self.window[1], padding))(
+            images
+        )
 
     def _tied_first(self, patches: Float[Array, "n y x d"]) -> Float[Array, "g n k d"]:
         """Moves tied axes to the front and joins the others."""
@@ -343,9 +366,7 @@ def _join_windows(
     Returns:
       The array with the axis cut down to the centres, and side times the channels.
     """
-    margins = [(0, 0)] * 3
-    margins[axis] = (side // 2, side // 2)
-    padded = jnp.pad(image, margins, mode="wrap" if padding == "wrap" else "constant")
+    padded = _pad(image, axis, side, padding)
 
     def shifted(offset: int) -> Array:
         pieces = [
@@ -355,3 +376,10 @@ def _join_windows(
         return jnp.concatenate(pieces, axis)
 
     return jnp.concatenate([shifted(offset) for offset in range(side)], axis=-1)
+
+
+def _pad(array: Array, axis: int, side: int, padding: Padding) -> Array:
+    """Adds what windows of a side centred on the outermost pixels see outside the image."""
+    margins = [(0, 0)] * array.ndim
+    margins[axis] = (side // 2, side // 2)
+    return jnp.pad(array, margins, mode="wrap" if padding == "wrap" else "constant")

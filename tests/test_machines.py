@@ -23,6 +23,10 @@ CASES = [
     *[("bbels", window, False) for window in (1, 3, 5, 7, 25)],
 ]
 
+# Windows whose products are passed on from row to row.
+SLIDING_SHAPE = (12, 11, 3)
+SLIDING = [("els", 7, False), ("els", 7, True), ("bbels", 7, False), ("els", 9, False)]
+
 
 def _images(num, shape, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (num, *shape))
@@ -42,6 +46,35 @@ def test_denoise_is_the_definition(kind, window, wrapped, shape):
         alpha, sigma = map(float, machine.schedule(t))
         expected = [denoise(kind, images, one, alpha, sigma, window, wrapped) for one in x]
         np.testing.assert_allclose(machine.denoise(x, t), expected, atol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("kind", "window", "wrapped"), SLIDING)
+def test_passing_products_on_is_the_definition(kind, window, wrapped):
+    assert dense._slides(Dictionary(kind, SLIDING_SHAPE, window, wrapped).parts[0])
+    images, x = _images(5, SLIDING_SHAPE), _images(3, SLIDING_SHAPE, seed=1)
+    for t in (0.1, 0.6):
+        alpha, sigma = map(float, elsjax.CosineSchedule()(t))
+        expected = [denoise(kind, images, one, alpha, sigma, window, wrapped) for one in x]
+        for options in ({}, {"block_size": 2}, {"memory_budget": 1}):
+            machine = _machine(kind, images, window, wrapped, **options)
+            np.testing.assert_allclose(machine.denoise(x, t), expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("t", [0.02, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize(("kind", "window"), [("ls", 9), ("els", 3), ("els", 11), ("bbels", 11)])
+def test_float32_keeps_to_float64(kind, window, t):
+    images = elsjax.load_dataset("mnist5k", limit=40, image_size=32).pixels
+    noise = np.asarray(elsjax.initial_noise(jax.random.key(0), 2, (32, 32, 1)))
+    alpha, sigma = map(float, elsjax.CosineSchedule()(t))
+    x = np.float32(alpha * (images[:2] / 127.5 - 1) + sigma * noise)
+    x0 = _machine(kind, images, window).denoise(x, t)
+    assert x0.dtype == np.float32
+    with jax.enable_x64(True):
+        exact = _machine(kind, images, window).denoise(x.astype(np.float64), t)
+    error = np.abs(np.asarray(x0) - exact)
+    assert error.max() < 1e-3
+    assert error.mean() < 1e-6
 
 
 def _reference_cases(reference):
@@ -225,6 +258,19 @@ def test_score_is_the_gradient_of_the_log_density():
     np.testing.assert_allclose(machine.score(x, 0.4), jax.grad(log_density)(x), rtol=1e-9)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("kind", "window"), [("ls", 5), ("els", 3), ("els", 7), ("bbels", 7)])
+def test_derivatives_in_both_modes(kind, window):
+    machine = _machine(kind, _images(5, SLIDING_SHAPE), window)
+    x, direction, weights = _images(3, SLIDING_SHAPE, seed=1)[:, None]
+    step = 1e-5
+    ahead, behind = (machine.denoise(x + sign * step * direction, 0.7) for sign in (1, -1))
+    _, forwards = jax.jvp(lambda x: machine.denoise(x, 0.7), (x,), (direction,))
+    backwards = jax.grad(lambda x: jnp.vdot(weights, machine.denoise(x, 0.7)))(x)
+    np.testing.assert_allclose(forwards, (ahead - behind) / (2 * step), atol=1e-8)
+    np.testing.assert_allclose(jnp.vdot(backwards, direction), jnp.vdot(weights, forwards))
+
+
 def test_uint8_images_and_their_floats_are_the_same_images():
     pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 6, 3), np.uint8)
     floats = pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
@@ -289,12 +335,14 @@ def test_memory_keeps_to_the_budget_whatever_the_number_of_images(kind, window, 
     assert _temporary_bytes(kind, 20_000, window, budget, batch) <= many * 1.01
 
 
-@pytest.mark.parametrize("kind", ["is", "es", "ls", "els", "bbels"])
+@pytest.mark.parametrize(
+    ("kind", "window"),
+    [("is", None), ("es", None), ("ls", 5), ("els", 3), ("els", 7), ("bbels", 3), ("bbels", 7)],
+)
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 @pytest.mark.parametrize("mesh", [None, (2, 2)])
-def test_kernels_lower_for_every_platform(kind, platform, mesh):
+def test_kernels_lower_for_every_platform(kind, window, platform, mesh):
     mesh = mesh and elsjax.make_mesh(*mesh)
-    window = None if kind in ("is", "es") else 5
     dictionary = Dictionary(kind, (12, 12, 3), window)
     x = jax.ShapeDtypeStruct((2, 12, 12, 3), jnp.float32)
     level = jax.ShapeDtypeStruct((2,), jnp.float32)

@@ -11,22 +11,27 @@ import elsjax
 from elsjax.parallel import deal, range_of_hand
 
 MESHES = [(1, 1), (2, 1), (4, 1), (2, 2)]
-MACHINES = [("is", None), ("es", None), ("ls", 3), ("els", 3), ("bbels", 3)]
+SMALL = (7, 6, 2)
+MACHINES = [
+    *[(kind, window, SMALL) for kind, window in [("is", None), ("es", None), ("ls", 3)]],
+    *[(kind, window, SMALL) for kind, window in [("els", 3), ("bbels", 3)]],
+    *[(kind, 7, (12, 11, 3)) for kind in ("els", "bbels")],
+]
 
 
-def data(count, shape=(7, 6, 2)):
+def data(count, shape=SMALL):
     return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
 
 
-def noisy(batch, shape=(7, 6, 2)):
+def noisy(batch, shape=SMALL):
     return np.random.default_rng(1).standard_normal((batch, *shape))
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
-@pytest.mark.parametrize(("kind", "window"), MACHINES)
-def test_a_mesh_changes_nothing(x64, mesh, kind, window):
+@pytest.mark.parametrize(("kind", "window", "shape"), MACHINES)
+def test_a_mesh_changes_nothing(x64, mesh, kind, window, shape):
     # Neither the images, the classes nor the batch divide by the devices.
-    images, labels, x = data(11), np.arange(11) % 3, noisy(5)
+    images, labels, x = data(11, shape), np.arange(11) % 3, noisy(5, shape)
     t = np.array([0.0, 0.1, 0.4, 0.8, 1.0])
     one = elsjax.ScoreMachine(kind, images, labels, window=window, block_size=2)
     many = elsjax.ScoreMachine(

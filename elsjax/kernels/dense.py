@@ -7,7 +7,12 @@ The logit of a key y for a query x at levels alpha, sigma is
 and the constant cancels in the softmax. So a query scaled by alpha / sigma², with -alpha² / 2
 sigma² appended, and a key with |y|² appended, have the logit as their inner product: one matrix
 product for the logits, one for the weighted values, for any number of noisy images and noise
-levels at once. Translates of whole images (ES) use Fourier transforms for both.
+levels at once.
+
+Two windows one row further down, at the query and at the key, differ in one row that enters and
+one that leaves. So where windows are large, the product of two patches is that of the patches one
+row up and two products of rows: 2 P C multiplications instead of P² C. Translates of whole images
+(ES) use Fourier transforms for both products.
 
 Only differences count, so pixels are shifted by a constant first: with the data's mean as the
 origin, norms and products are smaller, and so are their rounding errors in the exponent.
@@ -16,7 +21,7 @@ Every product that feeds an exponential or an output runs at full float32 (or fl
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +29,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from elsjax import parallel, posterior
-from elsjax.dictionaries import ImagePart, Part
+from elsjax.dictionaries import ImagePart, Part, WindowPart
 from elsjax.pixels import to_float
 
 # sigma = 0 is the limit sigma -> 0, in which only the nearest patch keeps a weight.
@@ -32,10 +37,17 @@ _LEAST_VARIANCE = 1e-14
 
 # Queries beyond this gain nothing from sharing a block's keys.
 _MAX_QUERY_TILE = 2048
+_MAX_SLIDING_TILE = 1024
+
+# Multiplications per logit that one more pass over the logits is worth.
+_PASS = 32
+
+# Rows of the left factor from which on a matrix product runs at full speed.
+_PRODUCT_ROWS = 128
 
 
 class Blocks(NamedTuple):
-    """How the work is cut: training images per block, rows of queries (of one group) per tile."""
+    """How the work is cut: training images per block, rows r of queries per tile."""
 
     images: int
     query_rows: int
@@ -67,12 +79,46 @@ def plan_blocks(part: Part, batch: int, num_images: int, itemsize: int, budget: 
     pair_bytes = itemsize * keys * (2 * strips + 2 * groups)
     if isinstance(part, ImagePart) and part.translates:
         image_bytes, pair_bytes = (itemsize * 6 * size for size in (part.key_size, keys))
+    if _slides(part):
+        return _plan_sliding(part, batch, num_images, itemsize, budget)
     all_rows = batch * part.queries_per_image
     most_rows = min(_MAX_QUERY_TILE, (budget - image_bytes) // (row_bytes + pair_bytes))
     tiles = -(-all_rows // max(1, most_rows))
     rows = -(-all_rows // tiles)
     images = (budget - rows * row_bytes) // (image_bytes + rows * pair_bytes)
     return Blocks(images=int(max(1, min(images, num_images))), query_rows=int(rows))
+
+
+def _plan_sliding(
+    part: WindowPart, batch: int, num_images: int, itemsize: int, budget: int
+) -> Blocks:
+    """`plan_blocks` for `_sliding_state`, whose rows are columns of pixels."""
+    side, num_rows, keys = part.window[0], part.rows.num_queries, part.keys_per_image
+    row_size = part.key_size // side + 1
+    # A column of pixels: its rows of windows, its windows, and its states.
+    column_bytes = itemsize * (
+        2 * (num_rows + side) * row_size
+        + num_rows * side * row_size
+        + num_rows * 4 * (part.value_size + 2)
+    )
+    # An image of a block: its pixels, the stages of its rows of patches, and its values.
+    image_bytes = itemsize * (
+        4 * math.prod(part.image_shape)
+        + 3 * (part.rows.num_keys + side) * part.columns.num_keys * row_size
+        + 2 * keys * (part.value_size + 1)
+    )
+    all_columns = batch * part.queries_per_image // num_rows
+    most_columns = max(1, _MAX_SLIDING_TILE // num_rows)
+    while True:
+        tiles = -(-all_columns // most_columns)
+        columns = -(-all_columns // tiles)
+        at_once = columns * _rows_at_once(num_rows, columns)
+        # A column against an image: products, changes or weights, logits, first row of keys.
+        pairs = (columns + 2 * at_once) * keys + columns * num_rows * part.columns.num_keys
+        images = (budget - columns * column_bytes) // (image_bytes + itemsize * pairs)
+        if images >= 1 or columns == 1:
+            return Blocks(images=int(max(1, min(images, num_images))), query_rows=columns)
+        most_columns = columns - 1
 
 
 def posterior_mean(
@@ -112,15 +158,17 @@ def posterior_mean(
     gain = alpha / jnp.maximum(sigma * sigma, _LEAST_VARIANCE)
     origin = origin[None, None, None, :]
     alpha_, gain_ = alpha[:, None, None, None], gain[:, None, None, None]
-    queries = part.queries((x - alpha_ * origin) * gain_)
+    queries, groups = _queries(part, (x - alpha_ * origin) * gain_)
     strips, batch, per_image, size = queries.shape
     norm_gain = jnp.broadcast_to(
         (-0.5 * alpha * gain)[None, :, None, None], (*queries.shape[:3], 1)
     )
     queries = jnp.concatenate([queries, norm_gain], axis=-1).reshape(strips, -1, size + 1)
 
-    def mean_of(tile: Float[Array, "g r e"]) -> Float[Array, "g r v"]:
-        return _stream(part, blocks.images, tile, images, origin, start, stop, span, sharded)
+    def mean_of(tile: Float[Array, "s r e"]) -> Float[Array, "g r v"]:
+        return _stream(
+            part, blocks.images, groups, tile, images, origin, start, stop, span, sharded
+        )
 
     rows = batch * per_image
     if rows <= blocks.query_rows:
@@ -131,15 +179,26 @@ def posterior_mean(
         queries = jnp.pad(queries, ((0, 0), (0, padding), (0, 0)))
         queries = queries.reshape(strips, tiles, blocks.query_rows, size + 1)
         means = lax.map(mean_of, queries.transpose(1, 0, 2, 3))
-        means = means.transpose(1, 0, 2, 3).reshape(part.num_groups, rows + padding, -1)
+        means = means.transpose(1, 0, 2, 3).reshape(groups, rows + padding, -1)
         means = means[:, :rows]
-    return part.paint(means.reshape(part.num_groups, batch, per_image, -1)) + origin[0]
+    means = means.reshape(groups, batch, per_image, -1)
+    if groups != part.num_groups:  # rows of pixels, which `_queries` has put first
+        means = means.swapaxes(0, 1).reshape(1, batch, groups * per_image, -1)
+    return part.paint(means) + origin[0]
+
+
+def _queries(part: Part, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "s b q d"], int]:
+    """Queries as the part's kernel takes them, and the number of groups in its states."""
+    if _slides(part):
+        return part.query_rows(x).transpose(1, 0, 2, 3), part.rows.num_queries
+    return part.queries(x), part.num_groups
 
 
 def _stream(
     part: Part,
     block: int,
-    queries: Float[Array, "g r e"],
+    groups: int,
+    queries: Float[Array, "s r e"],
     images: Array,
     origin: Float[Array, "1 1 1 c"],
     start: int | Int[Array, ""],
@@ -158,11 +217,13 @@ def _stream(
         chosen = to_float(chosen).astype(queries.dtype) - origin
         if isinstance(part, ImagePart) and part.translates:
             seen = _translates_state(part, queries, chosen, counts)
+        elif _slides(part):
+            seen = _sliding_state(part, queries, chosen, counts)
         else:
             seen = _products_state(part, queries, chosen, counts)
         return posterior.merge(state, seen)
 
-    empty = posterior.empty((part.num_groups, queries.shape[1]), part.value_size, queries.dtype)
+    empty = posterior.empty((groups, queries.shape[1]), part.value_size, queries.dtype)
     if sharded:  # from here on different on every device
         empty = lax.pcast(empty, (parallel.DATA, parallel.SAMPLE), to="varying")
     state = lax.fori_loop(0, -(-span // block), add_block, empty)
@@ -175,7 +236,7 @@ def _stream(
 
 def _products_state(
     part: Part,
-    queries: Float[Array, "g r e"],
+    queries: Float[Array, "s r e"],
     images: Float[Array, "n h w c"],
     counts: Float[Array, " n"],
 ) -> posterior.PosteriorState:
@@ -196,6 +257,90 @@ def _products_state(
         return sums[..., -1], sums[..., :-1]
 
     return posterior.from_logits(logits, weigh)
+
+
+def _slides(part: Part) -> TypeGuard[WindowPart]:
+    """Whether `_sliding_state` is faster than `_products_state`."""
+    if not isinstance(part, WindowPart) or part.rows.tied or part.columns.tied:
+        return False
+    row = part.key_size // part.window[0]
+    firsts = part.key_size * (1 / part.rows.num_queries + 1 / part.rows.num_keys)
+    return part.key_size - firsts - 2 * row > _PASS
+
+
+def _rows_at_once(num_rows: int, columns: int) -> int:
+    """How many rows of queries, of so many columns, make a matrix product large enough."""
+    return min(num_rows, -(-_PRODUCT_ROWS // columns))
+
+
+def _sliding_state(
+    part: WindowPart,
+    queries: Float[Array, "y r e"],
+    images: Float[Array, "n h w c"],
+    counts: Float[Array, " n"],
+) -> posterior.PosteriorState:
+    """One block's state by products of rows of patches, for queries by rows of windows.
+
+    With x and y the rows of windows and patches, row i of queries and row j of keys have
+
+        products[i, j] = products[i - 1, j - 1] + x[i + P - 1] y[j + P - 1] - x[i - 1] y[j - 1],
+
+    so that only those of the first row of queries and of the first row of keys are taken over all
+    P rows.
+
+    Returns:
+      The state, of shape [query rows, r].
+    """
+    side, num_rows, num_key_rows = part.window[0], part.rows.num_queries, part.rows.num_keys
+    columns = queries.shape[1]
+    keys, values = part.key_rows(images), part.values(images)[0]
+    keys = jnp.concatenate([keys, jnp.sum(keys * keys, axis=-1, keepdims=True)], axis=-1)
+    keys = keys.swapaxes(0, 1).reshape(keys.shape[1], -1, keys.shape[-1])
+    values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
+    values = (values * counts[:, None, None]).reshape(len(images), num_key_rows, -1)
+    values = values.swapaxes(0, 1).reshape(-1, part.value_size + 1)
+
+    def product(left: Float[Array, "... e"], right: Float[Array, "... e"]) -> Array:
+        return jnp.tensordot(left, right, (-1, -1), precision=lax.Precision.HIGHEST)
+
+    def weigh(weights: Array) -> tuple[Array, Array]:
+        sums = jnp.matmul(weights, values, precision=lax.Precision.HIGHEST)
+        return sums[..., -1], sums[..., :-1]
+
+    # What the first row of queries comes from: its own products, moved back by a row of keys.
+    def add_row(row: int | Array, before: Float[Array, "r j l"]) -> Float[Array, "r j l"]:
+        beside = lax.dynamic_slice_in_dim(keys, row + 1, num_key_rows - 1)
+        return before + product(queries[row], beside)
+
+    before = lax.fori_loop(1, side, add_row, product(queries[0], keys[1:num_key_rows]))
+    before = jnp.pad(before, ((0, 0), (0, 1), (0, 0)))
+    firsts = product(
+        jnp.concatenate([queries[row : row + num_rows] for row in range(side)], axis=-1),
+        jnp.concatenate(list(keys[:side]), axis=-1),
+    )
+    moves = jnp.concatenate([queries[side:], -queries[: num_rows - 1]], axis=-1)
+    moves = jnp.pad(moves, ((1, 0), (0, 0), (0, 0)))
+    key_moves = jnp.concatenate([keys[side:], keys[: num_key_rows - 1]], axis=-1)
+
+    def add_rows(
+        products: Float[Array, "r j l"], rows: tuple[Array, Array]
+    ) -> tuple[Array, posterior.PosteriorState]:
+        moves, firsts = rows
+        logits = []
+        for change, first in zip(product(moves, key_moves), firsts, strict=True):
+            products = jnp.concatenate([first[:, None], products[:, :-1] + change], axis=1)
+            logits.append(products.reshape(columns, -1))
+        return products, posterior.from_logits(jnp.stack(logits), weigh)
+
+    # Several rows of queries at a time, with rows of zeros at the end to make the number even.
+    at_once = _rows_at_once(num_rows, columns)
+    padding = -num_rows % at_once
+    moves, firsts = (
+        jnp.pad(array, ((0, padding), (0, 0), (0, 0))).reshape(-1, at_once, *array.shape[1:])
+        for array in (moves, firsts)
+    )
+    _, states = lax.scan(add_rows, before, (moves, firsts))
+    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:num_rows], states)
 
 
 def _translates_state(
