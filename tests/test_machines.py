@@ -72,7 +72,7 @@ def test_float32_keeps_to_float64(kind, window, t):
     assert x0.dtype == np.float32
     with jax.enable_x64(True):
         exact = _machine(kind, images, window).denoise(x.astype(np.float64), t)
-    error = np.abs(np.asarray(x0) - exact)
+    error = np.abs(np.asarray(x0) - np.asarray(exact))
     assert error.max() < 1e-3
     assert error.mean() < 1e-6
 
