@@ -1,6 +1,7 @@
 """Pictures of what the machines do, as matplotlib figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -76,4 +77,36 @@ def loss_figure(losses: Float[np.ndarray, " steps"]) -> Figure:
     ax.set_xlabel("step")
     ax.set_ylabel("mean squared error of the noise")
     figure.tight_layout()
+    return figure
+
+
+def timing_figure(rows: Sequence[Mapping[str, Any]], options: Sequence[str]) -> Figure:
+    """Time against the option that takes the most values, a line for each choice of the others.
+
+    Args:
+      rows: timings; each has the options and "median_s", in seconds.
+      options: names of the options.
+
+    Returns:
+      The figure.
+    """
+    values = {name: {row[name] for row in rows if row[name] is not None} for name in options}
+    numeric = [name for name in options if not any(isinstance(v, str) for v in values[name])]
+    across = max(numeric, key=lambda name: len(values[name]))
+    others = [name for name in options if name != across and len({row[name] for row in rows}) > 1]
+    lines: dict[str, list[tuple[Any, float]]] = {}
+    for row in rows:
+        said = [row[name] if name == "machine" else f"{name} {row[name]}" for name in others]
+        lines.setdefault(", ".join(said), []).append((row[across], row["median_s"]))
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    ax = figure.subplots()
+    for number, (label, points) in enumerate(lines.items()):
+        if points[0][0] is None:  # sees the whole image, whatever the window
+            ax.axhline(points[0][1], label=label, color=f"C{number}", linestyle=":")
+        else:
+            ax.plot(*zip(*sorted(points), strict=True), "o-", label=label, color=f"C{number}")
+    ax.set(xlabel=across.replace("_", " "), ylabel="seconds", yscale="log")
+    if across != "window":
+        ax.set_xscale("log", base=2)
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -40,12 +40,16 @@ class Run:
                 )
             shutil.rmtree(self.partial)
         self.partial.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(config, indent=2) + "\n"
-        self.write("config.json", lambda file: file.write(text.encode()))
+        self.save_json("config.json", config)
 
     def write(self, name: str, write: Callable[[IO[bytes]], Any]) -> None:
         """Writes one file of the run, whole or not at all."""
         write_whole(self.partial / name, write)
+
+    def save_json(self, name: str, values: Any) -> None:
+        """Writes JSON values, whole or not at all."""
+        text = json.dumps(values, indent=2) + "\n"
+        self.write(name, lambda file: file.write(text.encode()))
 
     def save_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Writes arrays as an `.npz`, whole or not at all."""

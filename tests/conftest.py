@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # of processes that tests start
+jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import matplotlib.image
@@ -7,6 +10,7 @@ import pytest
 
 import elsjax
 from elsjax import cli
+from elsjax.cli.bench import Bench
 from elsjax.runs import Run
 
 SMALL = [
@@ -156,3 +160,83 @@ def test_datasets_lists_what_is_there(tmp_path, capsys):
     assert "yes" in rows["mnist5k"]
     assert "5,000 train" in rows["mnist5k"]
     assert f"not prepared in {tmp_path}" in rows["celeb_a"]
+
+
+BENCH = [
+    "bench",
+    *("--machine", "is", "bbels", "--window", "3", "5", "--image-size", "8"),
+    *("--num-images", "4", "6", "--repetitions", "2"),
+]
+
+
+def test_bench_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    time_row, timed = Bench._time, []
+
+    def time_three_rows(bench, case):
+        if len(timed) == 3:
+            raise KeyboardInterrupt
+        timed.append(case)
+        return time_row(bench, case)
+
+    monkeypatch.setattr(Bench, "_time", time_three_rows)
+    assert cli.main([*BENCH, "--out", str(out)]) == 130
+    early = json.loads((tmp_path / "run.partial" / "bench.json").read_text())
+    monkeypatch.undo()
+    assert cli.main([*BENCH, "--out", str(out)]) == 0
+    rows = json.loads((out / "bench.json").read_text())
+    assert rows[:3] == early
+    cases = [(row["machine"], row["window"], row["num_images"]) for row in rows]
+    assert cases == [
+        *[("is", None, 4), ("is", None, 6)],
+        *[("bbels", 3, 4), ("bbels", 5, 4), ("bbels", 3, 6), ("bbels", 5, 6)],
+    ]
+    for row in rows:
+        assert len(row["seconds"]) == 2
+        assert min(row["seconds"]) <= row["median_s"] <= max(row["seconds"])
+        assert row["gflop_per_s"] > 0
+        assert row["peak_gflop_per_s"] > 1
+    # 3 x 3 windows: the interior sees 36 places, an edge 6 of its own row, a corner its own.
+    pairs = (36 * 36 + 4 * 6 * 6 + 4) * 4
+    assert rows[2]["gpairs_per_s"] * rows[2]["median_s"] * 1e9 == pytest.approx(pairs)
+    table = capsys.readouterr().out
+    assert table.count("bbels") == 2 + 4  # Both rows of the first start are shown again.
+    assert matplotlib.image.imread(out / "bench.png").std() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--window", "4"], "window=4 must be an odd"),
+        (["--machine", "els", "--window", "9"], "window=9 must be at most 8"),
+        (["--num-images", "0"], "num_images=0 must be an integer of at least 1"),
+        (["--devices", "99"], "devices=99; there are 4"),
+        (["--repetitions", "0"], "repetitions=0 must be"),
+    ],
+)
+def test_bench_refuses_wrong_input_before_timing(tmp_path, capsys, options, message):
+    assert cli.main([*BENCH, *options, "--out", str(tmp_path / "run")]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert message in output.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_compiled_programs_are_kept(tmp_path):
+    environment = {
+        **os.environ,
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    kept, samples = [], []
+    for out in (tmp_path / "first", tmp_path / "second"):
+        words = [*SMALL, "--out", str(out)]
+        code = f"import sys; from elsjax import cli; sys.exit(cli.main({words}))"
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+        programs = (tmp_path / "cache" / "elsjax" / "compiled").glob("*-cache")
+        kept.append(sorted(path.name for path in programs))
+        samples.append(_arrays(out)["samples"])
+    assert kept[0]
+    assert kept[1] == kept[0]
+    np.testing.assert_array_equal(*samples)

@@ -7,8 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
+import jax
+import platformdirs
 import tyro
 
+from elsjax.cli.bench import Bench
 from elsjax.cli.datasets import Datasets
 from elsjax.cli.import_torch import ImportTorch
 from elsjax.cli.sample import Sample
@@ -21,11 +24,14 @@ Command = (
     | Annotated[Datasets, tyro.conf.subcommand("datasets")]
     | Annotated[Zoo, tyro.conf.subcommand("zoo")]
     | Annotated[ImportTorch, tyro.conf.subcommand("import-torch")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
+
+    Compiled programs are kept in the user's cache directory, or in JAX_COMPILATION_CACHE_DIR.
 
     Args:
       arguments: words after the program's name; None for those of the process.
@@ -34,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       Exit status: 0; 2 for a wrong input, 1 for training that diverged, 130 if interrupted, each
       told in one line on stderr.
     """
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = platformdirs.user_cache_path("elsjax", appauthor=False) / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
     try:
         _parse(sys.argv[1:] if arguments is None else arguments)()
     except (ValueError, OSError) as error:

@@ -16,6 +16,7 @@ from elsjax import checks, plotting
 from elsjax.cli.data import DataOptions, describe
 from elsjax.datasets import Dataset
 from elsjax.dictionaries import Kind
+from elsjax.parallel import use_all_cores
 from elsjax.runs import Run, check_free
 from elsjax.sampling import Solver, sample_keys
 from elsjax.windows import PUBLISHED_WINDOWS, WindowSchedule, published_windows
@@ -74,6 +75,7 @@ class Sample:
             )
         check_free(self.out, overwrite=self.overwrite)
         window = self._window() if self.window else None
+        use_all_cores()
         data = self.data.load()
         # Chosen now, if not given, so that an unknown data set is what is told first.
         window = window or self._window()

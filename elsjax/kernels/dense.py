@@ -46,6 +46,20 @@ _PASS = 32
 _PRODUCT_ROWS = 128
 
 
+def multiplications(part: Part) -> float:
+    """Multiplications of the matrix products behind one logit.
+
+    Args:
+      part: the part of the dictionary, not of translates: those take Fourier transforms.
+
+    Returns:
+      The number for one query against one key.
+    """
+    if _slides(part):
+        return _sliding_multiplications(part)
+    return part.key_size * part.num_strips / part.num_groups
+
+
 class Blocks(NamedTuple):
     """How the work is cut: training images per block, rows r of queries per tile."""
 
@@ -263,9 +277,13 @@ def _slides(part: Part) -> TypeGuard[WindowPart]:
     """Whether `_sliding_state` is faster than `_products_state`."""
     if not isinstance(part, WindowPart) or part.rows.tied or part.columns.tied:
         return False
-    row = part.key_size // part.window[0]
-    firsts = part.key_size * (1 / part.rows.num_queries + 1 / part.rows.num_keys)
-    return part.key_size - firsts - 2 * row > _PASS
+    return part.key_size - _sliding_multiplications(part) > _PASS
+
+
+def _sliding_multiplications(part: WindowPart) -> float:
+    """`multiplications` of `_sliding_state`: two rows, and now and then all of the first."""
+    firsts = 1 / part.rows.num_queries + 1 / part.rows.num_keys
+    return part.key_size * (2 / part.window[0] + firsts)
 
 
 def _rows_at_once(num_rows: int, columns: int) -> int:
