@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       Exit status: 0; 2 for a wrong input, 1 for training that diverged, 130 if interrupted, each
       told in one line on stderr.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = platformdirs.user_cache_path("elsjax", appauthor=False) / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     try:
