@@ -1,14 +1,56 @@
 """How well one image predicts another, pixel by pixel, and how near it comes to the data.
 
 The paper's tables call the Pearson correlation r². Here each measure has its own name.
+
+A network and a machine are compared on the same noise, the network always from t = 1. Protocols say
+where the machine starts:
+
+    aligned    from t = 1, on the network's time grid if it takes as many steps
+    published  one step of its grid later, from t = 1 - 1 / S, looking through the window of the
+               grid point above, as the code of Kamb & Ganguli (2025) does
 """
+
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Shaped
 
+from elsjax import checks
 from elsjax.pixels import to_float
+from elsjax.windows import WindowSchedule
+
+Protocol = Literal["aligned", "published"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+
+
+def machine_grid(
+    protocol: Protocol, num_steps: int, window: WindowSchedule | int | None
+) -> tuple[np.ndarray, WindowSchedule | int | None]:
+    """Time grid and window of the machine in a comparison.
+
+    Args:
+      protocol: "aligned" or "published"; see the module's docstring.
+      num_steps: S, steps of the uniform grid from 1 to 0.
+      window: window of the machine.
+
+    Returns:
+      `(times, window)`: times for `elsjax.sample`, and the window to look through.
+
+    Raises:
+      ValueError: if the protocol is unknown or num_steps too small for it.
+    """
+    checks.one_of("protocol", protocol, PROTOCOLS)
+    checks.positive_int("num_steps", num_steps)
+    times = np.arange(num_steps, -1, -1) / num_steps
+    if protocol == "aligned":
+        return times, window
+    if num_steps == 1:
+        raise ValueError("num_steps=1 must be at least 2 for protocol='published'")
+    if isinstance(window, WindowSchedule):
+        window = WindowSchedule((*window.windows[1:], window.windows[-1]))
+    return times[1:], window
 
 
 def pearson_r(a: Float[ArrayLike, "b ..."], b: Float[ArrayLike, "b ..."]) -> Float[Array, " b"]:

@@ -110,3 +110,52 @@ def timing_figure(rows: Sequence[Mapping[str, Any]], options: Sequence[str]) -> 
         ax.set_xscale("log", base=2)
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def scatter_figure(
+    points: Mapping[str, Float[np.ndarray, " b"]], baseline: Float[np.ndarray, " b"], name: str
+) -> Figure:
+    """How well machines predict each sample, against how well a baseline does.
+
+    Args:
+      points: correlation of each sample, for each machine.
+      baseline: correlation of each sample, for the baseline.
+      name: of the baseline.
+
+    Returns:
+      The figure; above the diagonal a machine is better than the baseline.
+    """
+    figure = Figure(figsize=(4.5, 4), dpi=120, layout="constrained")
+    ax = figure.subplots()
+    for machine, values in points.items():
+        ax.scatter(baseline, values, s=18, label=machine, alpha=0.8)
+    lowest = min(0.0, float(np.min([baseline, *points.values()])))
+    ax.plot([lowest, 1], [lowest, 1], color="0.7", linewidth=1, zorder=0)
+    ax.set(xlabel=f"Pearson r of {name} with the network", ylabel="Pearson r with the network")
+    ax.legend()
+    return figure
+
+
+def agreement_figure(
+    times: Float[np.ndarray, " s"], lines: Mapping[str, Float[np.ndarray, "s b"]]
+) -> Figure:
+    """How well machines predict what the network expects, along the reverse process.
+
+    Args:
+      times: times of the steps, falling.
+      lines: correlation of the posterior means of each step and sample, for each machine; NaN
+        where there is none.
+
+    Returns:
+      The figure: medians, and the range from the first to the third quartile.
+    """
+    figure = Figure(figsize=(5.5, 4), dpi=120, layout="constrained")
+    ax = figure.subplots()
+    for number, (machine, values) in enumerate(lines.items()):
+        there = ~np.isnan(values).any(1)
+        low, median, high = np.quantile(values[there], [0.25, 0.5, 0.75], axis=1)
+        ax.plot(times[there], median, "o-", markersize=3, color=f"C{number}", label=machine)
+        ax.fill_between(times[there], low, high, color=f"C{number}", alpha=0.15, linewidth=0)
+    ax.set(xlabel="time t", ylabel="Pearson r of E[x0 | x_t] with the network's", xlim=(1, 0))
+    ax.legend()
+    return figure

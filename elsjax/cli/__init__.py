@@ -13,6 +13,7 @@ import platformdirs
 import tyro
 
 from elsjax.cli.bench import Bench
+from elsjax.cli.compare import Compare
 from elsjax.cli.datasets import Datasets
 from elsjax.cli.import_torch import ImportTorch
 from elsjax.cli.sample import Sample
@@ -20,7 +21,8 @@ from elsjax.cli.train import Train
 from elsjax.cli.zoo import Zoo
 
 Command = (
-    Annotated[Sample, tyro.conf.subcommand("sample")]
+    Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Datasets, tyro.conf.subcommand("datasets")]
     | Annotated[Zoo, tyro.conf.subcommand("zoo")]

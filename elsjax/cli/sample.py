@@ -1,7 +1,6 @@
 """`elsjax sample`: new images from a score machine."""
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,17 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 import elsjax
 from elsjax import checks, plotting
 from elsjax.cli.data import DataOptions, describe
+from elsjax.cli.painting import Painter
+from elsjax.cli.window import parse_window, published_table, window_list
 from elsjax.datasets import Dataset
 from elsjax.dictionaries import Kind
 from elsjax.parallel import use_all_cores
 from elsjax.runs import Run, check_free
-from elsjax.sampling import Solver, sample_keys
-from elsjax.windows import PUBLISHED_WINDOWS, WindowSchedule, published_windows
+from elsjax.sampling import Solver
+from elsjax.windows import PUBLISHED_WINDOWS, WindowSchedule
 
 _PICTURED_SAMPLES = 8
 _PICTURED_TIMES = (1.0, 0.75, 0.5, 0.25, 0.1)
@@ -93,13 +93,17 @@ class Sample:
         label = labels if self.label else None
         machine.check(noise, label)
         run = Run(self.out, self._config(data, window), overwrite=self.overwrite)
-        x0_times, results = self._paint(run, machine, noise, label)
+        times = np.arange(self.num_steps, -1, -1) / self.num_steps
+        pictured = sorted({int(np.abs(times[:-1] - t).argmin()) for t in _PICTURED_TIMES})
+        painter = Painter(run, noise, label, self.batch_size, key)
+        samples, x0 = painter.paint(self.machine, machine, times, pictured, self.solver)
+        results = {"samples": samples, "x0": x0}
         index, distance = map(
             np.asarray, elsjax.nearest_images(jnp.asarray(results["samples"]), data.pixels)
         )
         results |= {
             "noise": noise,
-            "x0_times": x0_times,
+            "x0_times": times[pictured],
             "nearest_index": index,
             "nearest_distance": distance,
             "nearest_images": data.images[index],
@@ -109,59 +113,9 @@ class Sample:
         run.save_arrays("samples.npz", results)
         figure = self._figure(results)
         run.write("samples.png", lambda file: figure.savefig(file, format="png"))
-        run.remove("state.npz")
+        painter.forget()
         run.finish()
         print(f"{self.num_samples} samples in {self.out}: samples.png, samples.npz, config.json")
-
-    def _paint(
-        self,
-        run: Run,
-        machine: elsjax.ScoreMachine,
-        noise: np.ndarray,
-        label: np.ndarray | None,
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Samples batch by batch, saving the state after every step."""
-        times = np.arange(self.num_steps, 0, -1) / self.num_steps
-        pictured = sorted({int(np.abs(times - t).argmin()) for t in _PICTURED_TIMES})
-        x = noise.copy()
-        x0 = np.zeros((len(pictured), *noise.shape), noise.dtype)
-        taken = np.zeros(self.num_samples, int)  # steps taken by each sample
-        state = run.load_arrays("state.npz")
-        if state is not None:
-            x, x0, taken = state["x"], state["x0"], state["taken"]
-        keys = sample_keys(jax.random.key(self.seed), self.num_samples)
-        batches = [
-            slice(first, first + self.batch_size)
-            for first in range(0, self.num_samples, self.batch_size)
-        ]
-        bar = tqdm(
-            total=len(batches) * self.num_steps,
-            initial=sum(int(taken[batch][0]) for batch in batches),
-            desc=f"painting {self.num_samples} with {self.machine}",
-            unit="step",
-        )
-        with bar:
-            for batch in batches:
-                if taken[batch][0] == self.num_steps:
-                    continue
-                steps = elsjax.reverse_process(
-                    machine,
-                    x[batch],
-                    self.num_steps,
-                    None if label is None else label[batch],
-                    self.solver,
-                    keys[batch],
-                    first_step=int(taken[batch][0]),
-                )
-                for step in steps:
-                    x[batch] = step.x
-                    taken[batch] = step.index + 1
-                    if step.index in pictured:
-                        x0[pictured.index(step.index), batch] = step.x0
-                    run.save_arrays("state.npz", {"x": x, "x0": x0, "taken": taken})
-                    bar.set_postfix_str(f"t={step.s:.2f}")
-                    bar.update()
-        return times[pictured], {"samples": x, "x0": x0}
 
     def _window(self) -> WindowSchedule | int | None:
         if self.machine in ("is", "es"):
@@ -173,23 +127,18 @@ class Sample:
             return None
         name = self.window
         if name is None:
-            dataset = "mnist" if self.data.dataset == "mnist5k" else self.data.dataset
-            tables = [f"{dataset}/unet/zeros"]
-            if self.machine == "els":
-                tables.insert(0, f"{dataset}/resnet/circular")
-            name = next((table for table in tables if table in PUBLISHED_WINDOWS), None)
+            kinds = [("resnet", "circular")] if self.machine == "els" else []
+            tables = [
+                published_table(self.data.dataset, *kind) for kind in [*kinds, ("unet", "zeros")]
+            ]
+            name = next(filter(None, tables), None)
             if name is None:
                 raise ValueError(
                     f"window=None: no table was published for machine={self.machine!r} and "
                     f"dataset={self.data.dataset!r}; expected an odd number, several with commas "
                     f"between, or one of {', '.join(PUBLISHED_WINDOWS)}"
                 )
-        if re.fullmatch(r"[\d,\s]+", name):
-            windows = tuple(int(window) for window in name.split(",") if window.strip())
-            schedule = WindowSchedule(windows)
-            return windows[0] if len(windows) == 1 else schedule
-        checks.one_of("window", name, PUBLISHED_WINDOWS)
-        return published_windows(name)
+        return parse_window(name)
 
     def _config(self, data: Dataset, window: WindowSchedule | int | None) -> dict[str, Any]:
         """Everything that determines the results, and the versions that computed them."""
@@ -197,12 +146,11 @@ class Sample:
         options |= options.pop("data")
         for irrelevant in ("out", "overwrite"):
             del options[irrelevant]
-        windows = window.windows if isinstance(window, WindowSchedule) else (window,)
         return {
             "command": "sample",
             **options,
             "label": list(self.label),
-            "windows": None if window is None else list(windows),
+            "windows": window_list(window),
             **describe(data),
         }
 

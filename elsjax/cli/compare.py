@@ -1,0 +1,358 @@
+"""`elsjax compare`: the same noise through score machines and a trained network."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import scipy.stats  # type: ignore[import-untyped]
+import tyro
+
+import elsjax
+from elsjax import checks, plotting
+from elsjax.cli.data import DataOptions, describe
+from elsjax.cli.painting import Painter
+from elsjax.cli.report import Picture, report_page
+from elsjax.cli.window import parse_window, published_table, window_list
+from elsjax.comparison import Protocol, machine_grid
+from elsjax.datasets import Dataset
+from elsjax.dictionaries import Kind
+from elsjax.nn import Network
+from elsjax.parallel import use_all_cores
+from elsjax.runs import Run, check_free
+from elsjax.windows import PUBLISHED_WINDOWS, WindowSchedule
+from elsjax.zoo import zoo
+
+_OWN_DATA = "its own"
+_PICTURED_SAMPLES = 8
+_NAMES = {"is": "IS", "es": "ES", "ls": "LS", "els": "ELS", "bbels": "bbELS"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Predict what a trained network paints, pixel by pixel, from the same noise.
+
+    Writes report.html, to be opened in a browser, with its pictures, summary.json, comparison.npz
+    (samples, noise, correlations) and config.json. An interrupted run goes on where it stopped when
+    it is repeated.
+    """
+
+    network: str = "mnist5k/unet/zeros"
+    """The network: a name that `elsjax zoo` lists, or a network.safetensors."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=lambda: DataOptions(dataset=_OWN_DATA)
+    )
+    """Training images of the machines. By default those that the network was trained on."""
+    machine: tuple[Kind, ...] = ()
+    """Machines to compare; default: IS, LS, and the network's kind of ELS, bbELS if it pads with
+    zeros."""
+    window: str | None = None
+    """Window P(t): an odd number, several from low to high noise with commas between, or the name
+    of a published table. Default: the table of the network's data set, kind and padding."""
+    protocol: Protocol = "published"
+    """Where machines start: with the network at t = 1, or one step later."""
+    num_samples: int = 4
+    """How many seeds."""
+    label: tuple[int, ...] = ()
+    """Classes for a conditional network: one for all samples, or one for each. Default: all in
+    turn."""
+    num_steps: int = 20
+    """Steps of the machines' time grid."""
+    network_steps: tuple[int, ...] = (20, 150)
+    """Steps of the network."""
+    seed: int = 0
+    """Sample b depends only on the seed and b."""
+    batch_size: int = 4
+    """Samples painted at once."""
+    out: Path = Path("elsjax-comparison")
+    """Folder to write."""
+    overwrite: bool = False
+    """Replace the folder if it exists."""
+
+    def __call__(self) -> None:
+        """Runs the command.
+
+        Raises:
+          ValueError: if an option does not fit, before anything is computed or written.
+        """
+        for name in ("num_samples", "num_steps", "batch_size"):
+            checks.positive_int(name, getattr(self, name))
+        for steps in self.network_steps:
+            checks.positive_int("network_steps", steps)
+        if not self.network_steps:
+            raise ValueError("network_steps=() must hold at least one number of steps")
+        check_free(self.out, overwrite=self.overwrite)
+        use_all_cores()
+        network = self._network()
+        kinds = self.machine or ("is", "ls", "els" if network.padding == "circular" else "bbels")
+        window = self._window(network, kinds)
+        data = self._data()
+        label = self._labels(network)
+        mesh = elsjax.make_mesh() if jax.device_count() > 1 else None
+        machines, grids = {}, {}
+        for kind in kinds:
+            local = kind not in ("is", "es")
+            grids[kind], seen = machine_grid(
+                self.protocol, self.num_steps, window if local else None
+            )
+            machines[kind] = elsjax.ScoreMachine(
+                kind, data.pixels, data.labels, window=seen, schedule=network.schedule, mesh=mesh
+            )
+        shape = data.pixels.shape[1:]
+        noise = np.asarray(elsjax.initial_noise(jax.random.key(self.seed), self.num_samples, shape))
+        network.check(noise, label)
+        for machine in machines.values():
+            machine.check(noise, label)
+        run = Run(self.out, self._config(data, kinds, window, label), overwrite=self.overwrite)
+        painter = Painter(run, noise, label, self.batch_size)
+        arrays: dict[str, np.ndarray] = {"noise": noise}
+        if label is not None:
+            arrays["labels"] = label
+        for steps in self.network_steps:
+            times = np.arange(steps, -1, -1) / steps
+            arrays[f"network_{steps}"], arrays[f"x0_network_{steps}"] = painter.paint(
+                f"network-{steps}", network, times, range(steps)
+            )
+            arrays[f"times_network_{steps}"] = times
+        for kind, machine in machines.items():
+            times = grids[kind]
+            arrays[kind], arrays[f"x0_{kind}"] = painter.paint(
+                kind, machine, times, range(len(times) - 1)
+            )
+            arrays[f"times_{kind}"] = times
+        rows = self._measure(kinds, arrays)
+        # Posterior means of every step were for the agreement; the samples are what is kept.
+        kept = {name: array for name, array in arrays.items() if not name.startswith("x0_")}
+        run.save_arrays("comparison.npz", kept)
+        run.save_json("summary.json", rows)
+        pictures = self._pictures(kinds, arrays)
+        for picture in pictures:
+            run.write(picture.file, lambda file, picture=picture: file.write(picture.png))  # type: ignore[misc]
+        page = report_page(
+            f"{self.network}: theory and network on the same noise",
+            self._account(data, kinds, rows),
+            self._table(rows),
+            pictures,
+            self._config(data, kinds, window, label),
+        )
+        run.write("report.html", lambda file: file.write(page.encode()))
+        painter.forget()
+        run.finish()
+        header, *lines = self._table(rows)
+        print("  ".join(f"{cell:>18}" for cell in header))
+        for line in lines:
+            print("  ".join(f"{cell:>18}" for cell in line))
+        print(f"open {self.out / 'report.html'}")
+
+    def _network(self) -> Network:
+        """The network, from the zoo or a file."""
+        if self.network in zoo():
+            return elsjax.load_pretrained(self.network)
+        if not Path(self.network).is_file():
+            raise ValueError(
+                f"network={self.network!r} is neither a file nor one of {', '.join(zoo())}"
+            )
+        return elsjax.load_network(self.network)
+
+    def _data(self) -> Dataset:
+        """Training images of the machines."""
+        options = self.data
+        if options.dataset == _OWN_DATA:
+            entry = zoo().get(self.network)
+            if entry is None:
+                raise ValueError(
+                    f"dataset is not given: what network={self.network!r} was trained on is not "
+                    "recorded; pass --dataset, and --limit if it was trained on the first images"
+                )
+            options = dataclasses.replace(
+                options,
+                dataset=entry.dataset,
+                split=entry.split,
+                limit=options.limit or entry.num_images,
+            )
+        return options.load()
+
+    def _window(self, network: Network, kinds: tuple[Kind, ...]) -> WindowSchedule | int | None:
+        """The window of the local machines."""
+        if all(kind in ("is", "es") for kind in kinds):
+            return None
+        name = self.window
+        if name is None:
+            dataset = self.data.dataset
+            if dataset == _OWN_DATA and self.network in zoo():
+                dataset = zoo()[self.network].dataset
+            architecture = "resnet" if isinstance(network, elsjax.nn.ResNet) else "unet"
+            name = published_table(dataset, architecture, network.padding)
+            if name is None:
+                raise ValueError(
+                    f"window=None: no table was published for {dataset}/{architecture}/"
+                    f"{network.padding}; expected an odd number, several with commas between, or "
+                    f"one of {', '.join(PUBLISHED_WINDOWS)}"
+                )
+        return parse_window(name)
+
+    def _labels(self, network: Network) -> np.ndarray | None:
+        """The class of each sample."""
+        if len(self.label) not in (0, 1, self.num_samples):
+            raise ValueError(
+                f"label={self.label} must be one class, or num_samples={self.num_samples} of them"
+            )
+        classes = self.label
+        if network.num_classes is not None and not classes:
+            classes = tuple(range(network.num_classes))
+        return np.resize(np.asarray(classes, np.int32), self.num_samples) if classes else None
+
+    def _config(
+        self,
+        data: Dataset,
+        kinds: tuple[Kind, ...],
+        window: WindowSchedule | int | None,
+        label: np.ndarray | None,
+    ) -> dict[str, Any]:
+        """Everything that determines the results, and the versions that computed them."""
+        options = dataclasses.asdict(self)
+        options |= options.pop("data")
+        for irrelevant in ("out", "overwrite"):
+            del options[irrelevant]
+        return {
+            "command": "compare",
+            **options,
+            "machine": list(kinds),
+            "label": None if label is None else label.tolist(),
+            "network_steps": list(self.network_steps),
+            "windows": window_list(window),
+            **describe(data),
+        }
+
+    def _measure(
+        self, kinds: tuple[Kind, ...], arrays: dict[str, np.ndarray]
+    ) -> list[dict[str, Any]]:
+        """One row for each machine and number of network steps; correlations go into arrays."""
+        rows = []
+        for steps in self.network_steps:
+            target = arrays[f"network_{steps}"]
+            for kind in kinds:
+                r = np.asarray(elsjax.pearson_r(arrays[kind], target))
+                arrays[f"pearson_r_{kind}_{steps}"] = r
+                row: dict[str, Any] = {
+                    "machine": kind,
+                    "network_steps": steps,
+                    "num_samples": len(r),
+                }
+                for name, values in (
+                    ("pearson_r", r),
+                    ("pearson_r2", r**2),
+                    ("r2", np.asarray(elsjax.r2(arrays[kind], target))),
+                ):
+                    row[name] = float(np.median(values))
+                    row[f"{name}_interval"] = _interval(values)
+                if "is" in kinds and kind != "is":
+                    row["better_than_is"] = float(np.mean(r > arrays[f"pearson_r_is_{steps}"]))
+                rows.append(row)
+        return rows
+
+    def _table(self, rows: list[dict[str, Any]]) -> list[list[str]]:
+        """The rows as text, with a header."""
+        table = [["machine", "network steps", "pearson_r", "pearson_r2", "r2", "better than IS"]]
+        for row in rows:
+            cells = [_NAMES[row["machine"]], str(row["network_steps"])]
+            for name in ("pearson_r", "pearson_r2", "r2"):
+                low, high = row[f"{name}_interval"] or (np.nan, np.nan)
+                interval = "" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]"
+                cells.append(f"{row[name]:.2f}{interval}")
+            share = row.get("better_than_is")
+            table.append([*cells, "-" if share is None else f"{share:.0%}"])
+        return table
+
+    def _account(
+        self, data: Dataset, kinds: tuple[Kind, ...], rows: list[dict[str, Any]]
+    ) -> list[str]:
+        """What was done and found, in paragraphs."""
+        last = _NAMES[kinds[-1]]
+        found = "; ".join(
+            f"{row['pearson_r']:.2f} with {row['network_steps']} network steps"
+            for row in rows
+            if row["machine"] == kinds[-1]
+        )
+        start = (
+            "Machines start with it, at t = 1."
+            if self.protocol == "aligned"
+            else f"Machines start one of their {self.num_steps} steps later, as the published code "
+            "does."
+        )
+        return [
+            f"The network {self.network} painted {self.num_samples} images, from noise at t = 1. "
+            f"From the same noise, score machines painted theirs: formulas over the {len(data):,} "
+            f"training images, with nothing trained. {start}",
+            f"Median correlation of {last} with the network, over the pixels of a sample: {found}. "
+            "A machine that only replays training images (IS) is the baseline. In brackets: 95 % "
+            "intervals of the medians by bootstrap over the samples.",
+        ]
+
+    def _pictures(self, kinds: tuple[Kind, ...], arrays: dict[str, np.ndarray]) -> list[Picture]:
+        """The figures of the report."""
+        shown = slice(0, _PICTURED_SAMPLES)
+        first = self.network_steps[0]
+        columns = [("noise", arrays["noise"][shown])]
+        columns += [(_NAMES[kind], arrays[kind][shown]) for kind in kinds]
+        columns += [
+            (f"network, {steps}", arrays[f"network_{steps}"][shown]) for steps in self.network_steps
+        ]
+        difference = (arrays[kinds[-1]] - arrays[f"network_{first}"])[shown] / 2
+        columns.append((f"{_NAMES[kinds[-1]]} - network, {first}", difference))
+        captions = [
+            [
+                "",
+                *[f"r = {arrays[f'pearson_r_{kind}_{first}'][row]:.2f}" for kind in kinds],
+                *[""] * (len(self.network_steps) + 1),
+            ]
+            for row in range(len(columns[0][1]))
+        ]
+        pictures = [
+            Picture(
+                "samples.png",
+                f"Samples from the same noise; below, the correlation with the network's of {first}"
+                " steps.",
+                plotting.sample_figure(columns, captions),
+            )
+        ]
+        others = [kind for kind in kinds if kind != "is"]
+        if "is" in kinds and others:
+            points = {_NAMES[kind]: arrays[f"pearson_r_{kind}_{first}"] for kind in others}
+            figure = plotting.scatter_figure(points, arrays[f"pearson_r_is_{first}"], "IS")
+            pictures.append(
+                Picture("scatter.png", "Each sample: above the line, better than IS.", figure)
+            )
+        if self.num_steps in self.network_steps:
+            times, lines = self._agreement(kinds, arrays)
+            caption = "What machine and network expect behind the noise, step by step."
+            figure = plotting.agreement_figure(times, lines)
+            pictures.append(Picture("agreement.png", caption, figure))
+        return pictures
+
+    def _agreement(
+        self, kinds: tuple[Kind, ...], arrays: dict[str, np.ndarray]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Correlations of posterior means at the times that network and machines share."""
+        target = arrays[f"x0_network_{self.num_steps}"]
+        times = arrays[f"times_network_{self.num_steps}"][:-1]
+        lines = {}
+        for kind in kinds:
+            x0 = arrays[f"x0_{kind}"]
+            missing = len(target) - len(x0)
+            r = [elsjax.pearson_r(a, b) for a, b in zip(x0, target[missing:], strict=True)]
+            lines[_NAMES[kind]] = np.concatenate(
+                [np.full((missing, self.num_samples), np.nan), np.stack(r)]
+            )
+        return times, lines
+
+
+def _interval(values: np.ndarray) -> tuple[float, float] | None:
+    """95 % interval of the median, by bootstrap; None for a single value."""
+    if len(values) < 2:
+        return None
+    interval = scipy.stats.bootstrap(
+        (values,), np.median, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
