@@ -1,0 +1,158 @@
+import base64
+import json
+import re
+
+import jax
+import matplotlib.image
+import numpy as np
+import pytest
+
+import elsjax
+from elsjax import cli
+from elsjax.comparison import machine_grid
+from elsjax.runs import Run
+
+SMALL = [
+    "compare",
+    *("--limit", "30", "--image-size", "8", "--window", "3,3,5,7"),
+    *("--num-samples", "3", "--num-steps", "4", "--network-steps", "4", "6", "--batch-size", "2"),
+]
+
+
+def _run(out, *options):
+    return cli.main([*SMALL, "--out", str(out), *options])
+
+
+def _arrays(out):
+    with np.load(out / "comparison.npz") as archive:
+        return dict(archive)
+
+
+def test_protocols():
+    windows = elsjax.WindowSchedule((3, 5, 9, 11))
+    times, seen = machine_grid("aligned", 4, windows)
+    np.testing.assert_array_equal(times, [1, 0.75, 0.5, 0.25, 0])
+    assert seen == windows
+    times, seen = machine_grid("published", 4, windows)
+    np.testing.assert_array_equal(times, [0.75, 0.5, 0.25, 0])
+    # Each time looks through the window of the grid point above it.
+    assert [seen(t) for t in times[:-1]] == [11, 9, 5]
+    assert machine_grid("published", 4, 7)[1] == 7
+    with pytest.raises(ValueError, match="protocol='other' is not known"):
+        machine_grid("other", 4, windows)
+    with pytest.raises(ValueError, match="num_steps=1 must be at least 2"):
+        machine_grid("published", 1, windows)
+
+
+@pytest.mark.parametrize("protocol", ["aligned", "published"])
+def test_compare_writes_what_the_library_computes(tmp_path, capsys, protocol):
+    out = tmp_path / "run"
+    assert _run(out, "--protocol", protocol, "--seed", "3") == 0
+    data = elsjax.load_dataset("mnist5k", limit=30, image_size=8)
+    noise = elsjax.initial_noise(jax.random.key(3), 3, (8, 8, 1))
+    network = elsjax.load_pretrained("mnist5k/unet/zeros")
+    arrays = _arrays(out)
+    np.testing.assert_array_equal(arrays["noise"], noise)
+    for steps in (4, 6):
+        painted = elsjax.sample(network, noise, steps)
+        np.testing.assert_allclose(arrays[f"network_{steps}"], painted, atol=1e-4)
+    late = protocol == "published"
+    windows = elsjax.WindowSchedule((3, 5, 7, 7) if late else (3, 3, 5, 7))
+    times = np.array([1, 0.75, 0.5, 0.25, 0])[int(late) :]
+    rows = json.loads((out / "summary.json").read_text())
+    assert [(row["machine"], row["network_steps"]) for row in rows] == [
+        (kind, steps) for steps in (4, 6) for kind in ("is", "ls", "bbels")
+    ]
+    for row in rows:
+        kind, steps = row["machine"], row["network_steps"]
+        window = None if kind == "is" else windows
+        machine = elsjax.ScoreMachine(kind, data.images, window=window)
+        painted = elsjax.sample(machine, noise, times=times)
+        np.testing.assert_allclose(arrays[kind], painted, atol=1e-3)
+        r = [
+            np.corrcoef(a.ravel(), b.ravel())[0, 1]
+            for a, b in zip(arrays[kind], arrays[f"network_{steps}"], strict=True)
+        ]
+        np.testing.assert_allclose(arrays[f"pearson_r_{kind}_{steps}"], r, atol=1e-5)
+        assert row["pearson_r"] == pytest.approx(np.median(r), abs=1e-5)
+        assert row["pearson_r2"] == pytest.approx(np.median(np.square(r)), abs=1e-5)
+        low, high = row["pearson_r_interval"]
+        assert min(r) - 1e-5 <= low <= row["pearson_r"] <= high <= max(r) + 1e-5
+        if kind != "is":
+            better = np.mean(r > arrays[f"pearson_r_is_{steps}"])
+            assert row["better_than_is"] == pytest.approx(better)
+    assert f"{rows[0]['pearson_r']:.2f} [" in capsys.readouterr().out
+
+
+def test_report_holds_the_numbers_and_the_pictures(tmp_path):
+    out = tmp_path / "run"
+    assert _run(out) == 0
+    page = (out / "report.html").read_text()
+    for row in json.loads((out / "summary.json").read_text()):
+        low, high = row["pearson_r_interval"]
+        assert f"<td>{row['pearson_r']:.2f} [{low:.2f}, {high:.2f}]</td>" in page
+    embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    files = ("samples.png", "scatter.png", "agreement.png")
+    assert [base64.b64decode(picture) for picture in embedded] == [
+        (out / file).read_bytes() for file in files
+    ]
+    for file in files:
+        assert matplotlib.image.imread(out / file).std() > 0.05
+    # One file, which needs nothing from elsewhere.
+    assert "<script" not in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypatch, capsys):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert _run(whole) == 0
+    save_arrays = Run.save_arrays
+    saved = []
+
+    def save_some(run, name, arrays):
+        save_arrays(run, name, arrays)
+        saved.append(name)
+        if len(saved) == 27:  # 2 batches of 4 and of 6 network steps, then of 3 machine steps.
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "save_arrays", save_some)
+    assert _run(cut) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert set(saved) == {
+        *(f"state-network-{steps}-{first}.npz" for steps in (4, 6) for first in (0, 2)),
+        *("state-is-0.npz", "state-is-2.npz", "state-ls-0.npz"),
+    }
+    assert not cut.exists()
+    monkeypatch.undo()
+    assert _run(cut) == 0
+    assert sorted(path.name for path in cut.iterdir()) == sorted(
+        path.name for path in whole.iterdir()
+    )
+    for name, array in _arrays(whole).items():
+        np.testing.assert_array_equal(_arrays(cut)[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--network", "nope"], "network='nope' is neither a file nor one of mnist"),
+        (["--window", "4"], "must be an odd positive integer"),
+        (["--window", "mnist"], "window='mnist' is not known"),
+        (["--label", "1"], "label=[1 1 1] was given, but this network is unconditional"),
+        (["--label", "1", "2"], "must be one class, or num_samples=3 of them"),
+        (["--image-size", "10"], "needs multiples of 4"),
+        (["--num-samples", "0"], "num_samples=0 must be"),
+        (["--network-steps", "0"], "network_steps=0 must be"),
+        (["--num-steps", "1"], "num_steps=1 must be at least 2"),
+        (["--dataset", "nope"], "name='nope' is not known"),
+        (["--protocol", "fair"], "invalid choice"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, capsys, options, message):
+    assert _run(tmp_path / "run", *options) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("elsjax: ")
+    assert output.err.count("\n") == 1
+    assert message in output.err
+    assert not list(tmp_path.iterdir())
