@@ -11,6 +11,7 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # of processes that tests 
 jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.devices()  # starts JAX, after which the number of devices stays
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
