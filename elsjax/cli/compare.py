@@ -4,14 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 import scipy.stats  # type: ignore[import-untyped]
 import tyro
 
 import elsjax
 from elsjax import checks, plotting
-from elsjax.cli.data import DataOptions, describe
+from elsjax.cli.experiment import Experiment, own_kind
 from elsjax.cli.painting import Painter
 from elsjax.cli.report import Picture, report_page
 from elsjax.cli.window import parse_window, published_table, window_list
@@ -22,15 +21,13 @@ from elsjax.nn import Network
 from elsjax.parallel import use_all_cores
 from elsjax.runs import Run, check_free
 from elsjax.windows import PUBLISHED_WINDOWS, WindowSchedule
-from elsjax.zoo import zoo
 
-_OWN_DATA = "its own"
 _PICTURED_SAMPLES = 8
 _NAMES = {"is": "IS", "es": "ES", "ls": "LS", "els": "ELS", "bbels": "bbELS"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Compare:
+class Compare(Experiment):
     """Predict what a trained network paints, pixel by pixel, from the same noise.
 
     Writes report.html, to be opened in a browser, with its pictures, summary.json, comparison.npz
@@ -38,13 +35,7 @@ class Compare:
     it is repeated.
     """
 
-    network: str = "mnist5k/unet/zeros"
-    """The network: a name that `elsjax zoo` lists, or a network.safetensors."""
-    data: Annotated[DataOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=lambda: DataOptions(dataset=_OWN_DATA)
-    )
-    """Training images of the machines. By default those that the network was trained on."""
-    machine: tuple[Kind, ...] = ()
+    kinds: Annotated[tuple[Kind, ...], tyro.conf.arg(name="machine")] = ()
     """Machines to compare; default: IS, LS, and the network's kind of ELS, bbELS if it pads with
     zeros."""
     window: str | None = None
@@ -52,17 +43,8 @@ class Compare:
     of a published table. Default: the table of the network's data set, kind and padding."""
     protocol: Protocol = "published"
     """Where machines start: with the network at t = 1, or one step later."""
-    num_samples: int = 4
-    """How many seeds."""
-    label: tuple[int, ...] = ()
-    """Classes for a conditional network: one for all samples, or one for each. Default: all in
-    turn."""
-    num_steps: int = 20
-    """Steps of the machines' time grid."""
     network_steps: tuple[int, ...] = (20, 150)
     """Steps of the network."""
-    seed: int = 0
-    """Sample b depends only on the seed and b."""
     batch_size: int = 4
     """Samples painted at once."""
     out: Path = Path("elsjax-comparison")
@@ -76,43 +58,44 @@ class Compare:
         Raises:
           ValueError: if an option does not fit, before anything is computed or written.
         """
-        for name in ("num_samples", "num_steps", "batch_size"):
-            checks.positive_int(name, getattr(self, name))
+        self.check_options()
+        checks.positive_int("batch_size", self.batch_size)
         for steps in self.network_steps:
             checks.positive_int("network_steps", steps)
         if not self.network_steps:
             raise ValueError("network_steps=() must hold at least one number of steps")
         check_free(self.out, overwrite=self.overwrite)
         use_all_cores()
-        network = self._network()
-        kinds = self.machine or ("is", "ls", "els" if network.padding == "circular" else "bbels")
+        network = self.load_network()
+        kinds = self.kinds or ("is", "ls", own_kind(network))
         window = self._window(network, kinds)
-        data = self._data()
-        label = self._labels(network)
-        mesh = elsjax.make_mesh() if jax.device_count() > 1 else None
+        data = self.data_options().load()
+        label, noise = self.labels(network), self.noise(data)
         machines, grids = {}, {}
         for kind in kinds:
             local = kind not in ("is", "es")
             grids[kind], seen = machine_grid(
                 self.protocol, self.num_steps, window if local else None
             )
-            machines[kind] = elsjax.ScoreMachine(
-                kind, data.pixels, data.labels, window=seen, schedule=network.schedule, mesh=mesh
-            )
-        shape = data.pixels.shape[1:]
-        noise = np.asarray(elsjax.initial_noise(jax.random.key(self.seed), self.num_samples, shape))
-        network.check(noise, label)
-        for machine in machines.values():
-            machine.check(noise, label)
-        run = Run(self.out, self._config(data, kinds, window, label), overwrite=self.overwrite)
+            machines[kind] = self.machine(kind, data, network, seen)
+        for denoiser in (network, *machines.values()):
+            denoiser.check(noise, label)
+        config = {
+            "command": "compare",
+            **self.describe(data, label),
+            "kinds": list(kinds),
+            "windows": window_list(window),
+        }
+        run = Run(self.out, config, overwrite=self.overwrite)
         painter = Painter(run, noise, label, self.batch_size)
         arrays: dict[str, np.ndarray] = {"noise": noise}
         if label is not None:
             arrays["labels"] = label
         for steps in self.network_steps:
             times = np.arange(steps, -1, -1) / steps
+            kept = range(steps if steps == self.num_steps else 0)
             arrays[f"network_{steps}"], arrays[f"x0_network_{steps}"] = painter.paint(
-                f"network-{steps}", network, times, range(steps)
+                f"network-{steps}", network, times, kept
             )
             arrays[f"times_network_{steps}"] = times
         for kind, machine in machines.items():
@@ -123,8 +106,10 @@ class Compare:
             arrays[f"times_{kind}"] = times
         rows = self._measure(kinds, arrays)
         # Posterior means of every step were for the agreement; the samples are what is kept.
-        kept = {name: array for name, array in arrays.items() if not name.startswith("x0_")}
-        run.save_arrays("comparison.npz", kept)
+        run.save_arrays(
+            "comparison.npz",
+            {name: array for name, array in arrays.items() if not name.startswith("x0_")},
+        )
         run.save_json("summary.json", rows)
         pictures = self._pictures(kinds, arrays)
         for picture in pictures:
@@ -134,7 +119,7 @@ class Compare:
             self._account(data, kinds, rows),
             self._table(rows),
             pictures,
-            self._config(data, kinds, window, label),
+            config,
         )
         run.write("report.html", lambda file: file.write(page.encode()))
         painter.forget()
@@ -145,43 +130,13 @@ class Compare:
             print("  ".join(f"{cell:>18}" for cell in line))
         print(f"open {self.out / 'report.html'}")
 
-    def _network(self) -> Network:
-        """The network, from the zoo or a file."""
-        if self.network in zoo():
-            return elsjax.load_pretrained(self.network)
-        if not Path(self.network).is_file():
-            raise ValueError(
-                f"network={self.network!r} is neither a file nor one of {', '.join(zoo())}"
-            )
-        return elsjax.load_network(self.network)
-
-    def _data(self) -> Dataset:
-        """Training images of the machines."""
-        options = self.data
-        if options.dataset == _OWN_DATA:
-            entry = zoo().get(self.network)
-            if entry is None:
-                raise ValueError(
-                    f"dataset is not given: what network={self.network!r} was trained on is not "
-                    "recorded; pass --dataset, and --limit if it was trained on the first images"
-                )
-            options = dataclasses.replace(
-                options,
-                dataset=entry.dataset,
-                split=entry.split,
-                limit=options.limit or entry.num_images,
-            )
-        return options.load()
-
     def _window(self, network: Network, kinds: tuple[Kind, ...]) -> WindowSchedule | int | None:
         """The window of the local machines."""
         if all(kind in ("is", "es") for kind in kinds):
             return None
         name = self.window
         if name is None:
-            dataset = self.data.dataset
-            if dataset == _OWN_DATA and self.network in zoo():
-                dataset = zoo()[self.network].dataset
+            dataset = self.data_options().dataset
             architecture = "resnet" if isinstance(network, elsjax.nn.ResNet) else "unet"
             name = published_table(dataset, architecture, network.padding)
             if name is None:
@@ -191,39 +146,6 @@ class Compare:
                     f"one of {', '.join(PUBLISHED_WINDOWS)}"
                 )
         return parse_window(name)
-
-    def _labels(self, network: Network) -> np.ndarray | None:
-        """The class of each sample."""
-        if len(self.label) not in (0, 1, self.num_samples):
-            raise ValueError(
-                f"label={self.label} must be one class, or num_samples={self.num_samples} of them"
-            )
-        classes = self.label
-        if network.num_classes is not None and not classes:
-            classes = tuple(range(network.num_classes))
-        return np.resize(np.asarray(classes, np.int32), self.num_samples) if classes else None
-
-    def _config(
-        self,
-        data: Dataset,
-        kinds: tuple[Kind, ...],
-        window: WindowSchedule | int | None,
-        label: np.ndarray | None,
-    ) -> dict[str, Any]:
-        """Everything that determines the results, and the versions that computed them."""
-        options = dataclasses.asdict(self)
-        options |= options.pop("data")
-        for irrelevant in ("out", "overwrite"):
-            del options[irrelevant]
-        return {
-            "command": "compare",
-            **options,
-            "machine": list(kinds),
-            "label": None if label is None else label.tolist(),
-            "network_steps": list(self.network_steps),
-            "windows": window_list(window),
-            **describe(data),
-        }
 
     def _measure(
         self, kinds: tuple[Kind, ...], arrays: dict[str, np.ndarray]
