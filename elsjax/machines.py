@@ -1,5 +1,6 @@
 """The score machines: a dictionary of training patches, a noise schedule and a window schedule."""
 
+import copy
 import functools
 from typing import Any, Self
 
@@ -113,6 +114,24 @@ class ScoreMachine(Denoiser):
     def labels(self) -> tuple[int, ...]:
         """The classes that can be conditioned on, ascending; empty without labelled data."""
         return tuple(self._class_ranges or ())
+
+    def with_window(self, window: int | WindowSchedule) -> Self:
+        """The same machine, and the same images, seen through another window.
+
+        Args:
+          window: odd side P of the window, or a `WindowSchedule` for P(t).
+
+        Returns:
+          A machine that shares the images.
+
+        Raises:
+          ValueError: if the window does not suit the kind.
+        """
+        for side in window.windows if isinstance(window, WindowSchedule) else (window,):
+            Dictionary(self.kind, self.image_shape, side, self.wrap_patches)
+        machine = copy.copy(self)
+        machine.window = window
+        return machine
 
     def tree_flatten(self) -> tuple[tuple[Array, Array], tuple[tuple[str, Any], ...]]:
         """The training images and their mean pixel are leaves; everything else is static."""

@@ -159,3 +159,33 @@ def agreement_figure(
     ax.set(xlabel="time t", ylabel="Pearson r of E[x0 | x_t] with the network's", xlim=(1, 0))
     ax.legend()
     return figure
+
+
+def calibration_figure(
+    times: Float[np.ndarray, " s"],
+    windows: Sequence[int],
+    cosine: Float[np.ndarray, "s w"],
+    lines: Mapping[str, Float[np.ndarray, " s"]],
+) -> Figure:
+    """How well each window's machine predicts a network's noise, and window schedules P(t).
+
+    Args:
+      times: times of the steps.
+      windows: candidates.
+      cosine: similarity of the noise predictions, for each time and window.
+      lines: window side at each time, for each schedule.
+
+    Returns:
+      The figure; brightness is the share of the similarity that a window loses at its time, on a
+      logarithmic scale.
+    """
+    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
+    ax = figure.subplots()
+    lost = np.log10(np.maximum(cosine.max(1, keepdims=True) - cosine, 1e-7))
+    mesh = ax.pcolormesh(times, windows, lost.T, cmap="gray_r", shading="nearest")
+    figure.colorbar(mesh, label="log10 of the loss in cosine similarity")
+    for name, sides in lines.items():
+        ax.plot(times, sides, "o-", markersize=3, label=name)
+    ax.set(xlabel="time t", ylabel="window P")
+    ax.legend(loc="upper left")
+    return figure

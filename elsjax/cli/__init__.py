@@ -13,6 +13,7 @@ import platformdirs
 import tyro
 
 from elsjax.cli.bench import Bench
+from elsjax.cli.calibrate import Calibrate
 from elsjax.cli.compare import Compare
 from elsjax.cli.datasets import Datasets
 from elsjax.cli.import_torch import ImportTorch
@@ -23,6 +24,7 @@ from elsjax.cli.zoo import Zoo
 Command = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Datasets, tyro.conf.subcommand("datasets")]
     | Annotated[Zoo, tyro.conf.subcommand("zoo")]

@@ -39,8 +39,9 @@ class Compare(Experiment):
     """Machines to compare; default: IS, LS, and the network's kind of ELS, bbELS if it pads with
     zeros."""
     window: str | None = None
-    """Window P(t): an odd number, several from low to high noise with commas between, or the name
-    of a published table. Default: the table of the network's data set, kind and padding."""
+    """Window P(t): an odd number, several from low to high noise with commas between, the name
+    of a published table, or a windows.json of `elsjax calibrate`. Default: the table published for
+    the network's data set, kind and padding."""
     protocol: Protocol = "published"
     """Where machines start: with the network at t = 1, or one step later."""
     network_steps: tuple[int, ...] = (20, 150)

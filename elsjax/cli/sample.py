@@ -40,8 +40,9 @@ class Sample:
     machine: Kind = "bbels"
     """Ideal, equivariant, local, equivariant local, or boundary-broken equivariant local."""
     window: str | None = None
-    """Window P(t): an odd number, several from low to high noise with commas between, or the name
-    of a published table such as mnist/unet/zeros. Default: the data set's published table."""
+    """Window P(t): an odd number, several from low to high noise with commas between, the name
+    of a published table such as mnist/unet/zeros, or a windows.json of `elsjax calibrate`. Default:
+    the data set's published table."""
     wrap_patches: bool = False
     """For els: training patches wrap around the border."""
     num_samples: int = 3

@@ -1,6 +1,8 @@
 """Windows as words of the command line."""
 
+import json
 import re
+from pathlib import Path
 
 from elsjax import checks
 from elsjax.windows import PUBLISHED_WINDOWS, WindowSchedule, published_windows
@@ -10,8 +12,8 @@ def parse_window(text: str) -> WindowSchedule | int:
     """The window P(t) that an option asks for.
 
     Args:
-      text: an odd number, several from low to high noise with commas between, or the name of a
-        published table.
+      text: an odd number, several from low to high noise with commas between, the name of a
+        published table, or a file that `elsjax calibrate` wrote.
 
     Returns:
       The window.
@@ -23,8 +25,21 @@ def parse_window(text: str) -> WindowSchedule | int:
         windows = tuple(int(window) for window in text.split(",") if window.strip())
         schedule = WindowSchedule(windows)
         return windows[0] if len(windows) == 1 else schedule
+    if text.endswith(".json"):
+        return _read_windows(Path(text))
     checks.one_of("window", text, PUBLISHED_WINDOWS)
     return published_windows(text)
+
+
+def _read_windows(path: Path) -> WindowSchedule:
+    """The schedule of a file of `elsjax calibrate`."""
+    try:
+        return WindowSchedule(tuple(json.loads(path.read_text())["windows"]))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"window={str(path)!r} is not a file of `elsjax calibrate`: it must hold a JSON object "
+            'with "windows", from low to high noise'
+        ) from error
 
 
 def published_table(dataset: str, network: str, padding: str) -> str | None:

@@ -1,0 +1,159 @@
+"""The locality scale P(t) of a network: the window whose machine predicts its noise best.
+
+At each time of the network's own reverse process, every candidate window's machine predicts the
+noise in the network's x_t. The measure is the cosine similarity of the two predictions (Kamb &
+Ganguli 2025, section 4); each sample has its best window, and P(t) is the median over samples, the
+wider of the two in the middle if their number is even.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from elsjax import checks
+from elsjax.denoisers import Denoiser, noise_from_x0, per_image
+from elsjax.machines import ScoreMachine
+from elsjax.sampling import Step, reverse_process
+from elsjax.windows import WindowSchedule
+
+
+class Similarity(NamedTuple):
+    """How well one window's machine predicts the network at one time.
+
+    Attributes:
+      step: number of the step, from 0 at t = 1.
+      t: its time.
+      number: of the candidate, from 0.
+      cosine: cosine similarity of the noise predictions, [B].
+      error: mean squared error of the machine's E[x_0 | x_t] from the network's, [B].
+    """
+
+    step: int
+    t: float
+    number: int
+    cosine: np.ndarray
+    error: np.ndarray
+
+
+def similarities(
+    network: Denoiser,
+    machine: ScoreMachine,
+    windows: Sequence[int],
+    noise: Float[ArrayLike, "b h w c"],
+    num_steps: int = 20,
+    label: ArrayLike | None = None,
+    *,
+    first: int = 0,
+) -> Iterator[Similarity]:
+    """Compares every window at every time of the network's reverse process, one after another.
+
+    Args:
+      network: whose locality scale is sought.
+      machine: machine of a local kind; its own window does not matter.
+      windows: candidates, odd.
+      noise: noise to start from, [B, H, W, C].
+      num_steps: steps of the uniform time grid from 1 to 0.
+      label: class to condition on, integer or [B]; None for unconditional.
+      first: number of results to leave out, because they are there already.
+
+    Returns:
+      An iterator, with the windows of one step after another.
+
+    Raises:
+      ValueError: if an argument is not as described, or one of the two refuses noise or label.
+    """
+    if machine.window is None:
+        raise ValueError(f"machine of kind={machine.kind!r} must be one that has a window")
+    candidates = [machine.with_window(checks.odd_int("windows", window)) for window in windows]
+    if not candidates:
+        raise ValueError("windows=() must hold at least one window")
+    machine.check(noise, label)
+    steps = reverse_process(network, noise, num_steps, label)
+    return _similarities(candidates, jnp.asarray(noise), steps, label, first)
+
+
+def _similarities(
+    candidates: list[ScoreMachine],
+    x: Float[Array, "b h w c"],
+    steps: Iterator[Step],
+    label: ArrayLike | None,
+    first: int,
+) -> Iterator[Similarity]:
+    for step in steps:
+        for number, candidate in enumerate(candidates):
+            if step.index * len(candidates) + number < first:
+                continue
+            x0 = candidate.denoise(x, step.t, label)
+            cosine, error = _compare(x, x0, step.x0, *candidate.schedule(step.t))
+            yield Similarity(step.index, step.t, number, np.asarray(cosine), np.asarray(error))
+        x = step.x
+
+
+@jax.jit
+def _compare(
+    x: Array, machine_x0: Array, network_x0: Array, alpha: Array, sigma: Array
+) -> tuple[Array, Array]:
+    """Cosine of the noise predictions and mean squared error of x0, [B] each."""
+    ours, theirs = (
+        noise_from_x0(x, x0, per_image(alpha), per_image(sigma)).reshape(x.shape[0], -1)
+        for x0 in (machine_x0, network_x0)
+    )
+    norms = jnp.linalg.norm(ours, axis=1) * jnp.linalg.norm(theirs, axis=1)
+    return (ours * theirs).sum(1) / norms, ((machine_x0 - network_x0) ** 2).mean((1, 2, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Similarities of all windows at all times.
+
+    Attributes:
+      times: times of the steps, falling from 1, [S].
+      windows: candidates, rising, [W].
+      cosine: cosine similarity of the noise predictions, [S, W, B].
+    """
+
+    times: Float[np.ndarray, " s"]
+    windows: tuple[int, ...]
+    cosine: Float[np.ndarray, "s w b"]
+
+    def schedule(self, *, monotone: bool = False) -> WindowSchedule:
+        """P(t), on the grid of the times.
+
+        At t = 1 no signal is left in x_t and every window predicts the same noise: the entry is
+        that of the time before.
+
+        Args:
+          monotone: let P(t) never fall as the noise rises: of all such schedules, that with the
+            largest sum over times of the median similarity.
+
+        Returns:
+          The schedule.
+        """
+        best = np.sort(self.cosine.argmax(1), axis=1)[::-1]
+        chosen = best[:, best.shape[1] // 2].tolist()
+        if monotone:
+            chosen = _rising_path(np.median(self.cosine, axis=2)[::-1])
+        windows = [self.windows[index] for index in chosen]
+        if len(windows) > 1 and self.times[0] == 1:
+            windows[-1] = windows[-2]
+        return WindowSchedule(tuple(windows))
+
+
+def _rising_path(scores: Float[np.ndarray, "s w"]) -> list[int]:
+    """Indices, never falling, of the largest sum of one score from each row."""
+    totals, before = scores[0], []
+    for row in scores[1:]:
+        best = np.maximum.accumulate(totals)
+        # The first index that reaches each running maximum.
+        where = np.array([int(np.argmax(totals[: end + 1])) for end in range(len(totals))])
+        before.append(where)
+        totals = row + best
+    path = [int(np.argmax(totals))]
+    for where in reversed(before):
+        path.append(int(where[path[-1]]))
+    return path[::-1]

@@ -1,0 +1,94 @@
+"""`elsjax calibrate`: the locality scale P(t) of a trained network."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from elsjax import checks, plotting
+from elsjax.calibration import Calibration, similarities
+from elsjax.cli.experiment import Experiment, own_kind
+from elsjax.cli.window import published_table
+from elsjax.nn import ResNet
+from elsjax.parallel import use_all_cores
+from elsjax.runs import Run, check_free
+from elsjax.windows import published_windows
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibrate(Experiment):
+    """Find the window P(t) whose machine predicts a network best, at each time.
+
+    Writes windows.json, which the option --window of other commands takes, calibration.npz
+    (similarities of every window at every time), calibration.png and config.json. An interrupted
+    run goes on where it stopped when it is repeated.
+    """
+
+    candidates: tuple[int, ...] = (3, 5, 7, 9, 11, 13, 15, 17)
+    """Windows to try. None may be wider than the network sees."""
+    monotone: bool = False
+    """Let P(t) never fall as the noise rises."""
+    out: Path = Path("elsjax-calibration")
+    """Folder to write."""
+    overwrite: bool = False
+    """Replace the folder if it exists."""
+
+    def __call__(self) -> None:
+        """Runs the command.
+
+        Raises:
+          ValueError: if an option does not fit, before anything is computed or written.
+        """
+        self.check_options()
+        check_free(self.out, overwrite=self.overwrite)
+        use_all_cores()
+        network = self.load_network()
+        windows = tuple(
+            sorted({checks.odd_int("candidates", window) for window in self.candidates})
+        )
+        if not windows:
+            raise ValueError("candidates=() must hold at least one window")
+        if windows[-1] > network.receptive_field:
+            raise ValueError(
+                f"candidates={windows[-1]} is wider than the network's receptive field, "
+                f"{network.receptive_field}"
+            )
+        data = self.data_options().load()
+        label, noise = self.labels(network), self.noise(data)
+        machine = self.machine(own_kind(network), data, network, windows[0])
+        shape = (self.num_steps, len(windows), self.num_samples)
+        network.check(noise, label)
+        machine.check(noise, label)
+        config = {"command": "calibrate", **self.describe(data, label)}
+        run = Run(self.out, config, overwrite=self.overwrite)
+        nothing = {"cosine": np.full(shape, np.nan), "error": np.full(shape, np.nan)}
+        arrays = run.load_arrays("state.npz") or nothing
+        done = int(np.isfinite(arrays["cosine"][..., 0]).sum())
+        rest = similarities(network, machine, windows, noise, self.num_steps, label, first=done)
+        bar = tqdm(rest, total=self.num_steps * len(windows), initial=done, unit="window")
+        for found in bar:
+            arrays["cosine"][found.step, found.number] = found.cosine
+            arrays["error"][found.step, found.number] = found.error
+            run.save_arrays("state.npz", arrays)
+            bar.set_postfix_str(f"t={found.t:.2f}, P={windows[found.number]}")
+        times = np.arange(self.num_steps, 0, -1) / self.num_steps
+        calibration = Calibration(times, windows, arrays["cosine"])
+        schedule = calibration.schedule(monotone=self.monotone)
+        run.save_arrays(
+            "calibration.npz", {**arrays, "times": times, "candidates": np.asarray(windows)}
+        )
+        run.save_json("windows.json", {"network": self.network, "windows": list(schedule.windows)})
+        lines = {"calibrated": np.array([schedule(t) for t in times])}
+        architecture = "resnet" if isinstance(network, ResNet) else "unet"
+        table = published_table(self.data_options().dataset, architecture, network.padding)
+        if table is not None:
+            lines[f"published, {table}"] = np.array([published_windows(table)(t) for t in times])
+        figure = plotting.calibration_figure(
+            times, windows, np.median(arrays["cosine"], axis=2), lines
+        )
+        run.write("calibration.png", lambda file: figure.savefig(file, format="png"))
+        run.remove("state.npz")
+        run.finish()
+        print(f"P(t) from low to high noise: {' '.join(map(str, schedule.windows))}")
+        print(f"use it with --window {self.out / 'windows.json'}")
