@@ -216,18 +216,18 @@ class Compare(Experiment):
     def _pictures(self, kinds: tuple[Kind, ...], arrays: dict[str, np.ndarray]) -> list[Picture]:
         """The figures of the report."""
         shown = slice(0, _PICTURED_SAMPLES)
-        first = self.network_steps[0]
+        finest = max(self.network_steps)
         columns = [("noise", arrays["noise"][shown])]
         columns += [(_NAMES[kind], arrays[kind][shown]) for kind in kinds]
         columns += [
             (f"network, {steps}", arrays[f"network_{steps}"][shown]) for steps in self.network_steps
         ]
-        difference = (arrays[kinds[-1]] - arrays[f"network_{first}"])[shown] / 2
-        columns.append((f"{_NAMES[kinds[-1]]} - network, {first}", difference))
+        difference = (arrays[kinds[-1]] - arrays[f"network_{finest}"])[shown] / 2
+        columns.append((f"{_NAMES[kinds[-1]]} - network, {finest}", difference))
         captions = [
             [
                 "",
-                *[f"r = {arrays[f'pearson_r_{kind}_{first}'][row]:.2f}" for kind in kinds],
+                *[f"r = {arrays[f'pearson_r_{kind}_{finest}'][row]:.2f}" for kind in kinds],
                 *[""] * (len(self.network_steps) + 1),
             ]
             for row in range(len(columns[0][1]))
@@ -235,15 +235,15 @@ class Compare(Experiment):
         pictures = [
             Picture(
                 "samples.png",
-                f"Samples from the same noise; below, the correlation with the network's of {first}"
-                " steps.",
+                "Samples from the same noise; below, the correlation with the network's of "
+                f"{finest} steps.",
                 plotting.sample_figure(columns, captions),
             )
         ]
         others = [kind for kind in kinds if kind != "is"]
         if "is" in kinds and others:
-            points = {_NAMES[kind]: arrays[f"pearson_r_{kind}_{first}"] for kind in others}
-            figure = plotting.scatter_figure(points, arrays[f"pearson_r_is_{first}"], "IS")
+            points = {_NAMES[kind]: arrays[f"pearson_r_{kind}_{finest}"] for kind in others}
+            figure = plotting.scatter_figure(points, arrays[f"pearson_r_is_{finest}"], "IS")
             pictures.append(
                 Picture("scatter.png", "Each sample: above the line, better than IS.", figure)
             )
