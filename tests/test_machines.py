@@ -77,6 +77,41 @@ def test_float32_keeps_to_float64(kind, window, t):
     assert error.mean() < 1e-6
 
 
+@pytest.mark.parametrize(("mantissa", "least", "most"), [(10, 3e-2, 1e-3), (7, 0.1, 1e-2)])
+def test_products_need_their_precision_at_low_noise(monkeypatch, mantissa, least, most):
+    # TF32 and bfloat16 keep 10 and 7 bits of what enters a product. Near t = 1 that would do; at
+    # low noise it picks wrong patches. This is why every product states the highest precision.
+    tensordot, einsum = jnp.tensordot, jnp.einsum
+
+    def rounded(*arrays):
+        return [jax.lax.reduce_precision(array, 8, mantissa) for array in arrays]
+
+    images = elsjax.load_dataset("mnist5k", limit=41, image_size=32).pixels
+    noise = np.asarray(elsjax.initial_noise(jax.random.key(0), 1, (32, 32, 1)))
+    errors = {}
+    for t in (0.05, 0.95):
+        alpha, sigma = map(float, elsjax.CosineSchedule()(t))
+        x = np.float32(alpha * (images[40:] / 127.5 - 1) + sigma * noise)
+        found = []
+        for reduced in (False, True):
+            with monkeypatch.context() as patch:
+                if reduced:
+                    patch.setattr(
+                        jnp,
+                        "tensordot",
+                        lambda a, b, *args, **kw: tensordot(*rounded(a, b), *args, **kw),
+                    )
+                    patch.setattr(
+                        jnp, "einsum", lambda spec, *args, **kw: einsum(spec, *rounded(*args), **kw)
+                    )
+                jax.clear_caches()
+                found.append(np.asarray(_machine("els", images[:40], 11).denoise(x, t)))
+        errors[t] = np.abs(found[1] - found[0])
+    jax.clear_caches()
+    assert errors[0.05].max() > least
+    assert 0 < errors[0.95].max() < most
+
+
 def _reference_cases(reference):
     """(key, machine arguments, x, t, label) for every posterior mean of the reference file."""
     for key in reference:
