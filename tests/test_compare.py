@@ -6,6 +6,7 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
+from flax import nnx
 
 import elsjax
 from elsjax import cli
@@ -101,6 +102,23 @@ def test_report_holds_the_numbers_and_the_pictures(tmp_path):
     # One file, which needs nothing from elsewhere.
     assert "<script" not in page
     assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_own_networks_know_their_images(tmp_path, capsys):
+    network = elsjax.nn.ResNet((8, 8, 1), width=8, num_layers=1, rngs=nnx.Rngs(0))
+    file = tmp_path / "network.safetensors"
+    elsjax.save_network(network, file)
+    words = ["compare", "--network", str(file), "--image-size", "8", "--window", "3"]
+    words += ["--num-samples", "1", "--num-steps", "2", "--network-steps", "2"]
+    words += ["--out", str(tmp_path / "run")]
+    assert cli.main(words) == 2
+    assert "no config.json of `elsjax train` beside it" in capsys.readouterr().err
+    trained = {"dataset": "mnist5k", "split": "train", "num_images": 25}
+    (tmp_path / "config.json").write_text(json.dumps(trained))
+    assert cli.main(words) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["dataset"], config["num_images"]) == ("mnist5k", 25)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())[0]["num_samples"] == 1
 
 
 def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """What the commands share that put a network beside score machines."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,7 @@ class Experiment:
     """A network, training images, and the seeds of samples."""
 
     network: str = "mnist5k/unet/zeros"
-    """The network: a name that `elsjax zoo` lists, or a network.safetensors."""
+    """The network: a name that `elsjax zoo` lists, or a network.safetensors of `elsjax train`."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=lambda: DataOptions(dataset=_OWN_DATA)
     )
@@ -63,17 +64,15 @@ class Experiment:
         """Which images the machines are made of."""
         if self.data.dataset != _OWN_DATA:
             return self.data
-        entry = zoo().get(self.network)
-        if entry is None:
-            raise ValueError(
-                f"dataset is not given: what network={self.network!r} was trained on is not "
-                "recorded; pass --dataset, and --limit if it was trained on the first images"
-            )
+        if self.network in zoo():
+            trained = dataclasses.asdict(zoo()[self.network])
+        else:
+            trained = _training_config(Path(self.network))
         return dataclasses.replace(
             self.data,
-            dataset=entry.dataset,
-            split=entry.split,
-            limit=self.data.limit or entry.num_images,
+            dataset=trained["dataset"],
+            split=trained["split"],
+            limit=self.data.limit or trained["num_images"],
         )
 
     def labels(self, network: Network) -> np.ndarray | None:
@@ -116,3 +115,17 @@ class Experiment:
 def own_kind(network: Network) -> Kind:
     """The equivariant local machine that treats borders as the network does."""
     return "els" if network.padding == "circular" else "bbels"
+
+
+def _training_config(network: Path) -> dict[str, Any]:
+    """What `elsjax train` recorded beside a network."""
+    path = network.with_name("config.json")
+    try:
+        config = json.loads(path.read_text())
+        return {name: config[name] for name in ("dataset", "split", "num_images")}
+    except (OSError, json.JSONDecodeError, KeyError) as error:
+        raise ValueError(
+            f"dataset is not given: network={str(network)!r} has no config.json of `elsjax train` "
+            "beside it to say what it was trained on; pass --dataset, and --limit if that was only "
+            "the first images"
+        ) from error
