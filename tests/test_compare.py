@@ -153,7 +153,7 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--network", "nope"], "network='nope' is neither a file nor one of mnist"),
+        (["--network", "nope"], "network='nope' is neither a file nor one of "),
         (["--window", "4"], "must be an odd positive integer"),
         (["--window", "mnist"], "window='mnist' is not known"),
         (["--label", "1"], "label=[1 1 1] was given, but this network is unconditional"),
