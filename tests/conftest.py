@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+from elsjax import cli
+
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # of processes that tests start
 jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_num_cpu_devices", 4)
@@ -28,6 +30,22 @@ def x64():
     """Double precision for the length of a test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def refuses(tmp_path, capsys):
+    """Asserts that a command refuses its words in one line, with status 2, and writes nothing."""
+
+    def check(words: list[str], message: str) -> None:
+        assert cli.main([*words, "--out", str(tmp_path / "run")]) == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert output.err.startswith("elsjax: ")
+        assert output.err.count("\n") == 1
+        assert message in output.err
+        assert not list(tmp_path.iterdir())
+
+    return check
 
 
 @pytest.fixture

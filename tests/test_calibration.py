@@ -158,9 +158,5 @@ def test_calibrate_goes_on_and_sample_takes_its_file(tmp_path, monkeypatch, caps
         (["--network", "nope"], "network='nope' is neither a file"),
     ],
 )
-def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, capsys, options, message):
-    assert cli.main([*SMALL, *options, "--out", str(tmp_path / "run")]) == 2
-    output = capsys.readouterr()
-    assert output.err.count("\n") == 1
-    assert message in output.err
-    assert not list(tmp_path.iterdir())
+def test_wrong_input_is_one_line_and_leaves_nothing(refuses, options, message):
+    refuses([*SMALL, *options], message)

@@ -144,14 +144,8 @@ def test_tfds_data_sets_conditional_and_not(tmp_path, monkeypatch, tfds_dir, dat
         (["--colour", "red"], "--colour"),
     ],
 )
-def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, capsys, options, message):
-    assert _run(tmp_path / "run", *options) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err.startswith("elsjax: ")
-    assert output.err.count("\n") == 1
-    assert message in output.err
-    assert not list(tmp_path.iterdir())
+def test_wrong_input_is_one_line_and_leaves_nothing(refuses, options, message):
+    refuses([*SMALL, *options], message)
 
 
 def test_datasets_lists_what_is_there(tmp_path, capsys):
@@ -214,12 +208,8 @@ def test_bench_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
         (["--repetitions", "0"], "repetitions=0 must be"),
     ],
 )
-def test_bench_refuses_wrong_input_before_timing(tmp_path, capsys, options, message):
-    assert cli.main([*BENCH, *options, "--out", str(tmp_path / "run")]) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert message in output.err
-    assert not list(tmp_path.iterdir())
+def test_bench_refuses_wrong_input_before_timing(refuses, options, message):
+    refuses([*BENCH, *options], message)
 
 
 def test_compiled_programs_are_kept(tmp_path):

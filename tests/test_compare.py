@@ -166,11 +166,5 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypat
         (["--protocol", "fair"], "invalid choice"),
     ],
 )
-def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, capsys, options, message):
-    assert _run(tmp_path / "run", *options) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err.startswith("elsjax: ")
-    assert output.err.count("\n") == 1
-    assert message in output.err
-    assert not list(tmp_path.iterdir())
+def test_wrong_input_is_one_line_and_leaves_nothing(refuses, options, message):
+    refuses([*SMALL, *options], message)

@@ -80,6 +80,8 @@ def plan_blocks(part: Part, batch: int, num_images: int, itemsize: int, budget: 
     Returns:
       The blocks; at least one image and one row of queries, even where that exceeds the budget.
     """
+    if _slides(part):
+        return _plan_sliding(part, batch, num_images, itemsize, budget)
     strips, groups, keys = part.num_strips, part.num_groups, part.keys_per_image
     # A row of queries: itself, its state, and what a merge makes of it.
     row_bytes = itemsize * (2 * strips * (part.key_size + 1) + 4 * groups * (part.value_size + 2))
@@ -93,8 +95,6 @@ def plan_blocks(part: Part, batch: int, num_images: int, itemsize: int, budget: 
     pair_bytes = itemsize * keys * (2 * strips + 2 * groups)
     if isinstance(part, ImagePart) and part.translates:
         image_bytes, pair_bytes = (itemsize * 6 * size for size in (part.key_size, keys))
-    if _slides(part):
-        return _plan_sliding(part, batch, num_images, itemsize, budget)
     all_rows = batch * part.queries_per_image
     most_rows = min(_MAX_QUERY_TILE, (budget - image_bytes) // (row_bytes + pair_bytes))
     tiles = -(-all_rows // max(1, most_rows))
