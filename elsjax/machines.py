@@ -11,11 +11,14 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from elsjax import checks, parallel
 from elsjax.denoisers import Denoiser
-from elsjax.dictionaries import Dictionary, Kind, Part
-from elsjax.kernels import dense
+from elsjax.dictionaries import Dictionary, Kind, Part, WindowPart
+from elsjax.kernels import dense, near_far
+from elsjax.kernels.index import PatchIndex, load_index
 from elsjax.pixels import to_float, to_uint8
 from elsjax.schedules import CosineSchedule, Schedule
 from elsjax.windows import WindowSchedule
+
+_LEAVES = ("_images", "_mean_pixel", "_indices")
 
 
 @jax.tree_util.register_pytree_node_class
@@ -46,6 +49,11 @@ class ScoreMachine(Denoiser):
         output; decides how many training images make a block. None for 16 MiB on a CPU, about
         its cache, and 256 MiB on an accelerator.
       block_size: number of training images per block, instead of the budget's choice.
+      tolerance: None for exact posterior means. Else the error per pixel, in units of [-1, 1], up
+        to which whole datasets are looked up through an index of their patches, wherever that is
+        faster (`elsjax.kernels.near_far`); `denoise_with_error` gives the estimates. Needs 8-bit
+        images and one device; t and label must then be values on the host. An index is built when
+        first needed, in minutes for a whole dataset, and kept in the user's cache directory.
       mesh: devices to share the work, as `elsjax.make_mesh` gives them; each uses memory_budget.
         None for one device.
 
@@ -64,6 +72,7 @@ class ScoreMachine(Denoiser):
         wrap_patches: bool = False,
         memory_budget: int | None = None,
         block_size: int | None = None,
+        tolerance: float | None = None,
         mesh: jax.sharding.Mesh | None = None,
     ) -> None:
         checks.image_batch("images", images)
@@ -73,6 +82,10 @@ class ScoreMachine(Denoiser):
             checks.positive_int("block_size", block_size)
         if mesh is not None:
             parallel.check_mesh(mesh)
+        if tolerance is not None:
+            checks.in_range("tolerance", tolerance, 0, 1, open_ends=True)
+            if mesh is not None:
+                raise ValueError(f"tolerance={tolerance} works on one device: mesh must be None")
         self.kind: Kind = kind
         height, width, channels = np.shape(images)[1:]
         self.image_shape = (height, width, channels)
@@ -81,11 +94,17 @@ class ScoreMachine(Denoiser):
         self.wrap_patches = wrap_patches
         self.memory_budget = memory_budget
         self.block_size = block_size
+        self.tolerance = tolerance
         self.mesh = mesh
+        self._indices: dict[str, PatchIndex] = {}
         self._class_ranges: dict[int, tuple[int, int]] | None = None
         for side in window.windows if isinstance(window, WindowSchedule) else (window,):
             Dictionary(kind, self.image_shape, side, wrap_patches)
         images = _as_pixels(images)
+        if tolerance is not None and images.dtype != np.uint8:
+            raise ValueError(
+                f"tolerance={tolerance} needs images of 8 bits, but images has values between"
+            )
         if labels is not None:
             images, self._class_ranges = _sorted_by_class(images, labels)
         self._num_images = len(images)
@@ -133,20 +152,18 @@ class ScoreMachine(Denoiser):
         machine.window = window
         return machine
 
-    def tree_flatten(self) -> tuple[tuple[Array, Array], tuple[tuple[str, Any], ...]]:
-        """The training images and their mean pixel are leaves; everything else is static."""
-        static = {key: v for key, v in vars(self).items() if key not in ("_images", "_mean_pixel")}
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]:
+        """Training images, their mean pixel and indices are leaves; everything else is static."""
+        static = {key: v for key, v in vars(self).items() if key not in _LEAVES}
         if self._class_ranges is not None:
             static["_class_ranges"] = tuple(self._class_ranges.items())
-        return (self._images, self._mean_pixel), tuple(static.items())
+        return tuple(getattr(self, name) for name in _LEAVES), tuple(static.items())
 
     @classmethod
-    def tree_unflatten(
-        cls, static: tuple[tuple[str, Any], ...], leaves: tuple[Array, Array]
-    ) -> Self:
+    def tree_unflatten(cls, static: tuple[tuple[str, Any], ...], leaves: tuple[Any, ...]) -> Self:
         """Inverse of `tree_flatten`."""
         machine = object.__new__(cls)
-        vars(machine).update(static, _images=leaves[0], _mean_pixel=leaves[1])
+        vars(machine).update(static, **dict(zip(_LEAVES, leaves, strict=True)))
         if machine._class_ranges is not None:
             machine._class_ranges = dict(machine._class_ranges)
         return machine
@@ -163,9 +180,93 @@ class ScoreMachine(Denoiser):
         if unknown:
             raise ValueError(f"label={unknown[0]} is no class of the data; it has {self.labels}")
 
+    def denoise_with_error(
+        self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None = None
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
+        """Posterior mean and an estimate of its error; arguments and errors as `denoise`.
+
+        Returns:
+          `(x0, error)`: the estimate of x_0, [B, H, W, C], and of its error in each pixel, the
+          largest over channels, [B, H, W], in units of x_0; 0 where x0 is exact but for rounding.
+        """
+        if self.tolerance is None:
+            x0 = self.denoise(x, t, label)
+            return x0, jnp.zeros(x0.shape[:3], x0.dtype)
+        self.check(x, label)
+        checks.times("t", t, np.shape(x)[0])
+        return self._approximate(jnp.asarray(x, jnp.result_type(float)), t, label)
+
+    def _approximate(
+        self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
+        """`denoise_with_error`: noisy images of one time and label at once."""
+        times = checks.host_values(t)
+        labels = None if label is None else checks.host_values(label)
+        if times is None or (labels is None) != (label is None):
+            raise ValueError(
+                f"t and label must be values on the host where tolerance={self.tolerance}: what is "
+                "looked up depends on them"
+            )
+        times = np.broadcast_to(times, x.shape[:1])
+        of_each = [None] * len(x) if labels is None else np.broadcast_to(labels, x.shape[:1])
+        groups: dict[tuple[float, int | None], list[int]] = {}
+        for place, (time, of_one) in enumerate(zip(times, of_each, strict=True)):
+            group = (float(time), None if of_one is None else int(of_one))
+            groups.setdefault(group, []).append(place)
+        x0, error = jnp.zeros_like(x), jnp.zeros(x.shape[:3], x.dtype)
+        for (time, of_group), places in groups.items():
+            chosen = np.asarray(places)
+            mean, estimate = self._approximate_group(x[chosen], time, of_group)
+            x0, error = x0.at[chosen].set(mean), error.at[chosen].set(estimate)
+        return x0, error
+
+    def _approximate_group(
+        self, x: Float[Array, "b h w c"], t: float, label: int | None
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
+        """`denoise_with_error` at one time and for one label."""
+        window = self.window(t) if isinstance(self.window, WindowSchedule) else self.window
+        dictionary = Dictionary(self.kind, self.image_shape, window, self.wrap_patches)
+        bounds = (0, self.num_images)
+        if label is not None and self._class_ranges is not None:
+            bounds = self._class_ranges[label]
+        alpha, sigma = (jnp.asarray(level, x.dtype) for level in self.schedule(t))
+        with jax.ensure_compile_time_eval():
+            some_noise = bool(self.schedule(t)[1] > 0)
+        ranges = jnp.asarray(bounds)
+        return _approximate_mean(
+            dictionary,
+            tuple(self._blocks(part, x, ranges) for part in dictionary.parts),
+            x,
+            alpha,
+            sigma,
+            self._images,
+            self._mean_pixel,
+            ranges,
+            tuple(
+                self._index(part, *bounds)
+                if some_noise and near_far.pays(part, bounds[1] - bounds[0])
+                else None
+                for part in dictionary.parts
+            ),
+            jnp.asarray(self.tolerance, x.dtype),
+        )
+
+    def _index(self, part: WindowPart, start: int, stop: int) -> PatchIndex:
+        """The index of the training images [start, stop)."""
+        name = f"{part.window[0]}x{part.window[1]} of {start} to {stop}"
+        if name not in self._indices:
+            if isinstance(self._images, jax.core.Tracer):
+                raise ValueError(
+                    f"no index of {name} yet: denoise once outside of jax.jit, which builds it"
+                )
+            self._indices[name] = load_index(np.asarray(self._images[start:stop]), part)
+        return self._indices[name]
+
     def _denoise(
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
     ) -> Float[Array, "b h w c"]:
+        if self.tolerance is not None:
+            return self._approximate(x, t, label)[0]
         if not isinstance(self.window, WindowSchedule):
             return self._denoise_at(self.window, x, t, label)
         times = checks.host_values(t)
@@ -326,6 +427,40 @@ def _mean_of_range(
     ]
     order = np.argsort(np.concatenate([part.pixels for part in parts]))
     return jnp.concatenate(painted, axis=1)[:, order].reshape(x.shape)
+
+
+@functools.partial(jax.jit, static_argnames=("dictionary", "blocks"))
+def _approximate_mean(
+    dictionary: Dictionary,
+    blocks: tuple[dense.Blocks, ...],
+    x: Float[Array, "b h w c"],
+    alpha: Float[Array, ""],
+    sigma: Float[Array, ""],
+    images: Array,
+    mean_pixel: Float[Array, " c"],
+    ranges: Int[Array, "2"],
+    indices: tuple[PatchIndex | None, ...],
+    tolerance: Float[Array, ""],
+) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
+    """Posterior mean and error over the images [start, stop), near-far where there is an index."""
+    start, stop = ranges[0], ranges[1]
+    levels = jnp.broadcast_to(alpha, x.shape[:1]), jnp.broadcast_to(sigma, x.shape[:1])
+    painted, errors = [], []
+    for part, cut, index in zip(dictionary.parts, blocks, indices, strict=True):
+        if index is None or not isinstance(part, WindowPart):
+            mean = dense.posterior_mean(
+                part, cut, x, *levels, images, mean_pixel, start, stop, span=stop - start
+            )
+            error = jnp.zeros(mean.shape[:2], x.dtype)
+        else:
+            mean, error = near_far.posterior_mean(
+                part, x, alpha, sigma, images, mean_pixel, index, start, tolerance
+            )
+        painted.append(mean)
+        errors.append(error)
+    order = np.argsort(np.concatenate([part.pixels for part in dictionary.parts]))
+    mean, error = (jnp.concatenate(parts, axis=1)[:, order] for parts in (painted, errors))
+    return mean.reshape(x.shape), error.reshape(x.shape[:3])
 
 
 def _as_pixels(images: ArrayLike) -> np.ndarray:

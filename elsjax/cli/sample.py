@@ -57,6 +57,10 @@ class Sample:
     """Sample b depends only on the seed and b."""
     batch_size: int = 8
     """Samples painted at once."""
+    tolerance: float | None = None
+    """Estimated error per pixel and step, in units of [-1, 1], up to which the posterior mean may
+    be approximated: for whole data sets, 0.03 is a good start. An index of patches is built once
+    for each window, and kept. Default: exact."""
     out: Path = Path("elsjax-samples")
     """Folder to write."""
     overwrite: bool = False
@@ -76,7 +80,10 @@ class Sample:
             )
         check_free(self.out, overwrite=self.overwrite)
         window = self._window() if self.window else None
-        use_all_cores()
+        if self.tolerance is None:
+            use_all_cores()
+        else:
+            checks.in_range("tolerance", self.tolerance, 0, 1, open_ends=True)
         data = self.data.load()
         # Chosen now, if not given, so that an unknown data set is what is told first.
         window = window or self._window()
@@ -86,7 +93,8 @@ class Sample:
             data.labels,
             window=window,
             wrap_patches=self.wrap_patches,
-            mesh=elsjax.make_mesh() if jax.device_count() > 1 else None,
+            tolerance=self.tolerance,
+            mesh=elsjax.make_mesh() if jax.device_count() > 1 and not self.tolerance else None,
         )
         key = jax.random.key(self.seed)
         noise = np.asarray(elsjax.initial_noise(key, self.num_samples, machine.image_shape))

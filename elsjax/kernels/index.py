@@ -1,0 +1,279 @@
+"""An index of training patches: clusters of similar patches, and what stands in for each.
+
+Built once for a dictionary and a window size. It holds places, not patches: a cluster is a fixed
+number of places (training image, row, column) of distinct patches, with how often each occurs.
+Clusters are the leaves of a balanced tree, split at the median along the principal axis in which a
+node extends furthest. What stands in for a cluster is a Gaussian: its number of patches, mean,
+variances along the principal axes of all patches and, beyond them, one variance for all the rest.
+
+Axis names: k clusters, l places of a cluster, d entries of a patch, m principal axes, c channels.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import warnings
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import platformdirs
+from jaxtyping import Array, Float, Int, UInt8, UInt16
+from tqdm import tqdm
+
+from elsjax.dictionaries import WindowPart
+from elsjax.pixels import to_float
+from elsjax.runs import write_whole
+
+# Distinct patches of a cluster, at most; principal axes. Part of a cached index's name.
+_CLUSTER_SIZE = 128
+_NUM_AXES = 16
+_VERSION = 1
+
+# What a count can say.
+_MOST = 2**15
+
+# Patches taken at a time while an index is built, and those that the principal axes come from.
+_CHUNK = 2**18
+_SAMPLE = 200_000
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PatchIndex:
+    """Clusters of the patches that the pixels of a part may be painted from.
+
+    Patches are scaled to [-1, 1]. All sums count a patch as often as it occurs.
+
+    Attributes:
+      places: training image × keys_per_image + position of each distinct patch.
+      counts: how often it occurs; 0 for a place that fills up a cluster.
+      centres: mean patch of each cluster.
+      variances: along the principal axes.
+      residuals: variance along every other direction, on average.
+      slopes: covariance of the centre pixel's channels with the principal coordinates.
+      mean: mean of all patches, of a sample.
+      axes: principal axes of all patches.
+    """
+
+    places: Int[Array, "k l"]
+    counts: UInt16[Array, "k l"]
+    centres: Float[Array, "k d"]
+    variances: Float[Array, "k m"]
+    residuals: Float[Array, " k"]
+    slopes: Float[Array, "k m c"]
+    mean: Float[Array, " d"]
+    axes: Float[Array, "d m"]
+
+
+def load_index(images: UInt8[np.ndarray, "n h w c"], part: WindowPart) -> PatchIndex:
+    """The index of a part, from the user's cache directory or built and left there.
+
+    The directory is `elsjax/indices` in the user's cache, or ELSJAX_INDEX_DIR. A file's name is a
+    digest of the images, the part and this module's settings. One that is cut short or altered is
+    built again, with a warning.
+
+    Args:
+      images: training images.
+      part: a part without tied axes.
+
+    Returns:
+      The index.
+    """
+    name = _digest(images, part)
+    folder = os.environ.get("ELSJAX_INDEX_DIR")
+    cache = Path(folder) if folder else platformdirs.user_cache_path("elsjax", False) / "indices"
+    path = cache / f"{name}.npz"
+    if path.is_file():
+        try:
+            return _read(path, name)
+        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+            warnings.warn(f"{path} is damaged ({error}); building it again", stacklevel=2)
+    index = build_index(images, part)
+    cache.mkdir(parents=True, exist_ok=True)
+    arrays = {f.name: np.asarray(getattr(index, f.name)) for f in dataclasses.fields(index)}
+    arrays["digest"] = np.asarray(name)
+    write_whole(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    return index
+
+
+def build_index(images: UInt8[np.ndarray, "n h w c"], part: WindowPart) -> PatchIndex:
+    """Clusters the patches of training images; shows progress.
+
+    Args:
+      images: training images.
+      part: a part without tied axes.
+
+    Returns:
+      The index.
+    """
+    patches = _Patches(images, part)
+    with tqdm(total=100, desc=f"index of {part.window[0]}x{part.window[1]} patches") as bar:
+        places, counts = _distinct(patches)
+        bar.update(20)
+        mean, axes = _principal_axes(patches, places)
+        coordinates = np.concatenate(
+            [(patches.at(places[chunk]) - mean) @ axes for chunk in _chunks(len(places), _CHUNK)]
+        )
+        bar.update(15)
+        depth = max(0, math.ceil(math.log2(len(places) / _CLUSTER_SIZE)))
+        size = -(-len(places) // 2**depth)
+        # Clusters are filled up with places that count 0 times, spread over all of them.
+        filling = np.linspace(0, len(places) - 1, 2**depth * size - len(places)).astype(np.int64)
+        chosen = np.concatenate([np.arange(len(places)), filling])
+        counts = np.concatenate([counts, np.zeros(len(filling), counts.dtype)])
+        order = _tree(coordinates[chosen], depth, bar, 40)
+        del coordinates
+        places, counts = places[chosen][order], counts[order]
+        arrays = []
+        for chunk in _chunks(2**depth, max(1, _CHUNK // size)):
+            arrays.append(_moments(patches, places[chunk], counts[chunk], mean, axes))
+        bar.update(25)
+    centres, variances, residuals, slopes = (
+        np.concatenate(parts).astype(np.float32) for parts in zip(*arrays, strict=True)
+    )
+    return PatchIndex(
+        places=jnp.asarray(places, jnp.int32),
+        counts=jnp.asarray(counts, jnp.uint16),
+        centres=jnp.asarray(centres),
+        variances=jnp.asarray(variances),
+        residuals=jnp.asarray(residuals),
+        slopes=jnp.asarray(slopes),
+        mean=jnp.asarray(mean),
+        axes=jnp.asarray(axes),
+    )
+
+
+class _Patches:
+    """The patches of training images by their places."""
+
+    def __init__(self, images: UInt8[np.ndarray, "n h w c"], part: WindowPart) -> None:
+        self.channels = images.shape[3]
+        images = padded(images, part)
+        self._windows = np.lib.stride_tricks.sliding_window_view(images, part.window, (1, 2))
+        self.images, self.window = images, part.window
+        self.rows, self.columns = self._windows.shape[1:3]
+
+    def at(self, places: Int[np.ndarray, "*p"]) -> Float[np.ndarray, "*p d"]:
+        """Patches, rows first, then columns, then channels."""
+        image, place = np.divmod(places, self.rows * self.columns)
+        row, column = np.divmod(place, self.columns)
+        taken = np.moveaxis(self._windows[image, row, column], -3, -1)
+        return to_float(taken.reshape(*places.shape, -1))
+
+
+def padded(images, part: WindowPart):  # type: ignore[no-untyped-def]
+    """Images in which the patch at position (i, j) is [i : i + P, j : j + P]."""
+    margins = [
+        (axis.num_keys + side - 1 - length) // 2
+        for axis, side, length in zip(
+            (part.rows, part.columns), part.window, part.image_shape[:2], strict=True
+        )
+    ]
+    library = np if isinstance(images, np.ndarray) else jnp
+    return library.pad(images, ((0, 0), *((m, m) for m in margins), (0, 0)), mode="wrap")
+
+
+def _distinct(patches: _Patches) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the distinct patches, ascending, and how often each patch counts there.
+
+    Patches are the same if their 64-bit hashes are (Zobrist's: the sum of a random number for each
+    entry and pixel value): two of 10^8 patches collide with a probability of 10^-4.
+    """
+    height, width = patches.window
+    rows, columns = patches.rows, patches.columns
+    shape = (height, width, patches.channels, 256)
+    numbers = np.random.default_rng(0).integers(0, 2**64, shape, np.uint64)
+    sums = np.zeros((len(patches.images), rows, columns), np.uint64)
+    for chunk in _chunks(len(sums), max(1, _CHUNK // (rows * columns))):
+        images = patches.images[chunk]
+        for i, j, c in np.ndindex(shape[:3]):
+            sums[chunk] += numbers[i, j, c][images[:, i : i + rows, j : j + columns, c]]
+    hashes = sums.ravel()
+    order = np.argsort(hashes)
+    hashes = hashes[order]
+    first = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
+    counts = np.diff(np.append(first, len(hashes)))
+    places = np.minimum.reduceat(order, first)
+    # A patch that occurs more often than a count can say gets several places.
+    times = -(-counts // _MOST)
+    places, parts = np.repeat(places, times), np.repeat(counts // times, times)
+    last = np.cumsum(times) - 1
+    parts[last] += counts % times
+    ascending = np.argsort(places)
+    return places[ascending], parts[ascending]
+
+
+def _principal_axes(
+    patches: _Patches, places: Int[np.ndarray, " p"]
+) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d m"]]:
+    """Mean and principal axes of a sample of the distinct patches."""
+    chosen = np.linspace(0, len(places) - 1, min(_SAMPLE, len(places))).astype(np.int64)
+    sample = patches.at(places[chosen])
+    mean = sample.mean(0, dtype=np.float64).astype(np.float32)
+    sample -= mean
+    _, axes = np.linalg.eigh(sample.T @ sample)
+    return mean, np.ascontiguousarray(axes[:, ::-1][:, :_NUM_AXES])
+
+
+def _tree(
+    coordinates: Float[np.ndarray, "p m"], depth: int, bar: tqdm, share: float
+) -> Int[np.ndarray, "k l"]:
+    """Splits points into 2^depth clusters of the same size, at medians along the widest axis."""
+    order = np.arange(len(coordinates))[None]
+    for _ in range(depth):
+        some = order[:, :: max(1, order.shape[1] // 256)]
+        widest = coordinates[some].var(axis=1).argmax(axis=1)
+        along = coordinates[order, widest[:, None]]
+        split = np.argpartition(along, order.shape[1] // 2, axis=1)
+        order = np.take_along_axis(order, split, axis=1).reshape(2 * len(order), -1)
+        bar.update(share / depth)
+    return order
+
+
+def _moments(
+    patches: _Patches,
+    places: Int[np.ndarray, "k l"],
+    counts: Int[np.ndarray, "k l"],
+    mean: Float[np.ndarray, " d"],
+    axes: Float[np.ndarray, "d m"],
+) -> tuple[np.ndarray, ...]:
+    """Centres, variances, residual variances and slopes of clusters."""
+    weights = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    weights = weights.astype(np.float32)[:, None]
+    values = patches.at(places)
+    centres = weights @ values
+    values -= centres
+    along = values @ axes
+    variances = (weights @ along**2)[:, 0]
+    total = (weights[:, 0] * np.einsum("kld,kld->kl", values, values)).sum(axis=1)
+    rest = max(1, axes.shape[0] - axes.shape[1])
+    residuals = np.maximum(total - variances.sum(axis=1), 0) / rest
+    middle = values.shape[2] // 2 // patches.channels * patches.channels
+    pixels = values[:, :, middle : middle + patches.channels]
+    slopes = np.swapaxes(along * np.swapaxes(weights, 1, 2), 1, 2) @ pixels
+    return centres[:, 0], variances, residuals, slopes
+
+
+def _chunks(length: int, size: int) -> list[slice]:
+    """Slices of at most `size` that cover a range."""
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _digest(images: UInt8[np.ndarray, "n h w c"], part: WindowPart) -> str:
+    """Names an index by all that determines it."""
+    settings = json.dumps([repr(part), images.shape, _CLUSTER_SIZE, _NUM_AXES, _VERSION])
+    return hashlib.sha256(settings.encode() + np.ascontiguousarray(images).tobytes()).hexdigest()
+
+
+def _read(path: Path, name: str) -> PatchIndex:
+    """Reads a cached index; every array's checksum is verified."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        if str(archive["digest"]) != name:
+            raise ValueError("made for other data")
+        names = [field.name for field in dataclasses.fields(PatchIndex)]
+        return PatchIndex(**{name: jnp.asarray(archive[name]) for name in names})

@@ -1,0 +1,476 @@
+"""The near-far kernel: near clusters patch by patch, far ones by what stands in for them.
+
+A tree code for the softmax mean. For each query, clusters of an index are ordered by their
+estimated share of the posterior's weight. Those above a threshold are near: their patches are
+looked up one by one. Each of the others is far and counts as a Gaussian, whose integral against
+the likelihood of the query is known in closed form.
+
+What the stand-ins are worth is measured, not assumed: where a cluster has just been opened, its
+exact weight and mean are compared with those of its Gaussian. That error, in proportion to the
+weight that is still far, is the estimate of a query's error. The threshold falls, query by query,
+until the estimate is within the tolerance; with a tolerance of 0 all clusters are opened.
+
+Clusters, not queries, take turns: a cluster's patches are cut out of the images once for up to
+`_SLOTS` queries that want them, in any noisy image.
+
+Axis names: r queries, k clusters, l places of a cluster, d entries of a patch, m principal axes,
+f features, v entries of a stand-in's value, u clusters at a time, s slots, c channels.
+"""
+
+from typing import NamedTuple, TypeGuard
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
+
+from elsjax import posterior
+from elsjax.dictionaries import Part, WindowPart
+from elsjax.kernels.index import PatchIndex, padded
+from elsjax.pixels import to_float
+
+# Patches below which the dense kernel is faster, measured on a CPU.
+_FEWEST_PATCHES = 2**23
+
+# Queries that share a cluster's patches, and clusters opened at a time.
+_SLOTS = 16
+_UNITS = 64
+
+# Entries of a block of estimates, queries × clusters.
+_BLOCK = 2**22
+
+# The fewest clusters that a query opens, about, and of how many its threshold for that is found.
+_FEWEST, _SUBSET = 128, 8192
+
+# The error estimate: a factor with which it covers 99 % of the errors, and up to how many
+# thresholds a cluster's share tells what those below are worth.
+_SAFETY, _MARGIN = 3, 16
+
+# Thresholds: the first, by how much each is lower than the one before, and how much lower than
+# the first the last is before 0.
+_FIRST, _STEP, _LAST = 1e-3, 1 / 4, 1e-6
+
+
+def pays(part: Part, num_images: int) -> TypeGuard[WindowPart]:
+    """Whether clusters pay: not for few patches, nor where each pixel has patches of its own.
+
+    Args:
+      part: the part of the dictionary.
+      num_images: number of training images.
+
+    Returns:
+      True if this kernel is faster than the dense one.
+    """
+    if not isinstance(part, WindowPart) or part.rows.tied or part.columns.tied:
+        return False
+    return num_images * part.keys_per_image > _FEWEST_PATCHES
+
+
+def posterior_mean(
+    part: WindowPart,
+    x: Float[Array, "b h w c"],
+    alpha: Float[Array, ""],
+    sigma: Float[Array, ""],
+    images: UInt8[Array, "n h w c"],
+    origin: Float[Array, " c"],
+    index: PatchIndex,
+    start: int | Int[Array, ""],
+    tolerance: float | Float[Array, ""],
+) -> tuple[Float[Array, "b p c"], Float[Array, "b p"]]:
+    """Posterior means of one part's pixels, and an estimate of their errors.
+
+    Args:
+      part: a part without tied axes.
+      x: noisy images.
+      alpha: signal level.
+      sigma: noise level.
+      images: all training images.
+      origin: pixel that counts as 0 in the arithmetic; does not change the result beyond rounding.
+      index: clusters of the part's patches in the training images that count.
+      start: the first of those.
+      tolerance: error estimate to go below, in pixels of [-1, 1].
+
+    Returns:
+      E[x_0 | x_t] at the part's pixels, [B, len(part.pixels), C], and error estimates, the largest
+      over channels, [B, len(part.pixels)].
+    """
+    origin = jnp.asarray(origin, x.dtype)
+    windows = part.queries(x - alpha * origin[None, None, None])[0]
+    batch, per_image, size = windows.shape
+    count = batch * per_image
+    windows = jnp.pad(windows.reshape(count, size), ((0, -count % 32), (0, 0)))
+    shift = jnp.tile(origin, size // origin.size)
+    index = jax.tree.map(jnp.asarray, index)
+    far = _stand_ins(index, shift, alpha, sigma)
+    along = jnp.matmul(
+        windows - alpha * (index.mean - shift)[None], index.axes, precision=lax.Precision.HIGHEST
+    )
+    norms = jnp.sum(windows * windows, axis=1, keepdims=True)
+    features = jnp.concatenate([windows, along, along * along, norms, jnp.ones_like(norms)], axis=1)
+    seen = _open_until(
+        part, count, windows, features, along, alpha, sigma, padded(images, part), shift, index,
+        start, far, tolerance,
+    )  # fmt: skip
+    mean = posterior.mean(seen.state)[:count].reshape(1, batch, per_image, -1)
+    error = seen.error[:count].reshape(1, batch, per_image, 1)
+    return part.paint(mean) + origin[None, None], part.paint(error)[..., 0]
+
+
+class _StandIns(NamedTuple):
+    """Gaussians in place of clusters: their log weights and values are linear in the features."""
+
+    log_weights: Float[Array, "k f"]
+    values: Float[Array, "k v"]
+
+
+class _Seen(NamedTuple):
+    """What is known of each query's posterior at one threshold."""
+
+    threshold: Float[Array, " r"]
+    near: posterior.PosteriorState
+    state: posterior.PosteriorState
+    change: Float[Array, " r"]
+    error: Float[Array, " r"]
+
+
+def _stand_ins(
+    index: PatchIndex, shift: Float[Array, " d"], alpha: Float[Array, ""], sigma: Float[Array, ""]
+) -> _StandIns:
+    """Integrals of clusters, as Gaussians, against exp(-|x - alpha y|² / 2 sigma²).
+
+    Along a direction of variance v, the mean of that over a Gaussian around c is, with r the
+    component of x - alpha c, sqrt(1 / (1 + alpha² v / sigma²)) exp(-r² / 2 (sigma² + alpha² v)),
+    and the posterior mean is moved from c by alpha v r / (sigma² + alpha² v).
+    """
+    dtype = shift.dtype
+    noise = sigma * sigma
+    centres = index.centres.astype(dtype) - shift[None]
+    total = index.counts.astype(dtype).sum(axis=1)
+    along = jnp.matmul(
+        centres - (index.mean - shift)[None], index.axes, precision=lax.Precision.HIGHEST
+    )
+    spread, rest_spread = alpha**2 * index.variances, alpha**2 * index.residuals
+    num_rest = max(0, index.axes.shape[0] - index.axes.shape[1])
+    # exp(-r² / 2 sigma²) is exp(-r² / 2 (sigma² + spread)) without this times r².
+    excess = spread / (2 * noise * (noise + spread))
+    rest = rest_spread / (2 * noise * (noise + rest_spread)) * (num_rest > 0)
+    beyond = excess - rest[:, None]
+    norms = alpha**2 * jnp.sum(centres * centres, axis=1)
+    constant = (
+        jnp.where(total > 0, jnp.log(jnp.maximum(total, 1)), -1e30)
+        - 0.5 * jnp.sum(jnp.log1p(spread / noise), axis=1)
+        - 0.5 * num_rest * jnp.log1p(rest_spread / noise)
+        + (rest - 0.5 / noise) * norms
+        + jnp.sum(beyond * (alpha * along) ** 2, axis=1)
+    )
+    log_weights = jnp.concatenate(
+        [
+            (alpha / noise - 2 * alpha * rest)[:, None] * centres,
+            -2 * alpha * beyond * along,
+            beyond,
+            rest[:, None],
+            constant[:, None],
+        ],
+        axis=1,
+    )
+    channels = index.slopes.shape[2]
+    middle = shift.size // 2 // channels * channels
+    slopes = (alpha / (noise + spread))[:, :, None] * index.slopes
+    values = centres[:, middle : middle + channels] - alpha * jnp.einsum(
+        "kmc,km->kc", slopes, along, precision=lax.Precision.HIGHEST
+    )
+    values = jnp.concatenate(
+        [values, slopes.reshape(len(slopes), -1), jnp.ones_like(values[:, :1])], axis=1
+    )
+    return _StandIns(log_weights, values)
+
+
+def _open_until(
+    part: WindowPart,
+    count: int,
+    windows: Float[Array, "r d"],
+    features: Float[Array, "r f"],
+    along: Float[Array, "r m"],
+    alpha: Float[Array, ""],
+    sigma: Float[Array, ""],
+    images: UInt8[Array, "n h w c"],
+    shift: Float[Array, " d"],
+    index: PatchIndex,
+    start: int | Int[Array, ""],
+    far: _StandIns,
+    tolerance: float | Float[Array, ""],
+) -> _Seen:
+    """Lowers each query's threshold until its error estimate is within the tolerance."""
+    rows, clusters = len(windows), len(far.values)
+    channels = index.slopes.shape[2]
+    dtype = windows.dtype
+    size = max(1, min(clusters, 2 ** (_BLOCK // rows).bit_length() // 2))
+    num_blocks = clusters // size
+
+    def block_of(array: Array, block: Array) -> Array:
+        return lax.dynamic_slice_in_dim(array, block * size, size)
+
+    def estimates(block: Array) -> Float[Array, "r k"]:
+        return jnp.matmul(
+            features, block_of(far.log_weights, block).T, precision=lax.Precision.HIGHEST
+        )
+
+    def totals(sums: Float[Array, "*r v"], along: Float[Array, "*r m"]) -> Float[Array, "*r c"]:
+        """Weighted values from weighted sums of stand-ins' values."""
+        slopes = sums[..., channels:-1].reshape(*along.shape, channels)
+        return sums[..., :channels] + jnp.sum(along[..., None] * slopes, axis=-2)
+
+    def all_far(block: Array, state: posterior.PosteriorState) -> posterior.PosteriorState:
+        def weigh(weights: Array) -> tuple[Array, Array]:
+            sums = jnp.matmul(weights, block_of(far.values, block), precision=lax.Precision.HIGHEST)
+            return sums[:, -1], totals(sums, along)
+
+        return posterior.merge(state, posterior.from_logits(estimates(block), weigh))
+
+    nothing = posterior.empty((rows,), channels, dtype)
+    first = lax.fori_loop(0, num_blocks, all_far, nothing)
+    # Estimated shares of the weight are relative to this; beyond rounding it does not matter.
+    unit = first.maximum + jnp.log(first.weight)
+
+    def lower(seen: _Seen) -> _Seen:
+        done = seen.error <= tolerance
+        lowered = jnp.where(jnp.isinf(seen.threshold), highest, seen.threshold * _STEP)
+        threshold = jnp.where(
+            done, seen.threshold, jnp.where(lowered < _LAST * highest, 0, lowered)
+        )
+        mean = posterior.mean(seen.state)
+
+        def add_block(
+            block: Array, sums: tuple[posterior.PosteriorState, Array, Array]
+        ) -> tuple[posterior.PosteriorState, Array, Array]:
+            near, misfits, far_sums = sums
+            shares = jnp.exp(estimates(block) - unit[:, None])
+            stay = shares < threshold[:, None]
+            far_sums = far_sums + jnp.matmul(
+                jnp.where(stay, shares, 0),
+                block_of(far.values, block),
+                precision=lax.Precision.HIGHEST,
+            )
+            wanted = _pack(~stay & (shares < seen.threshold[:, None]) & ~done[:, None])
+
+            def add_units(
+                turn: Array, sums: tuple[posterior.PosteriorState, Array]
+            ) -> tuple[posterior.PosteriorState, Array]:
+                near, misfits = sums
+                cluster, query, valid = wanted.unit(turn)
+                cluster = cluster + block * size
+                exact = _open(
+                    part,
+                    windows[query],
+                    alpha,
+                    sigma,
+                    images,
+                    shift,
+                    start,
+                    index.places[cluster],
+                    index.counts[cluster],
+                )
+                near = _make_room(near, exact.maximum, jnp.where(valid, query, rows))
+                scale = jnp.exp(exact.maximum - near.maximum[query]) * valid
+                # What the stand-in had said.
+                share = jnp.exp(
+                    jnp.einsum(
+                        "usf,uf->us",
+                        features[query],
+                        far.log_weights[cluster],
+                        precision=lax.Precision.HIGHEST,
+                    )
+                    - near.maximum[query]
+                )
+                value = totals(
+                    jnp.broadcast_to(
+                        far.values[cluster][:, None], (*query.shape, far.values.shape[1])
+                    ),
+                    along[query],
+                )
+                centre = mean[query]
+                apart = scale[..., None] * (exact.total - exact.weight[..., None] * centre)
+                apart = jnp.abs(apart - share[..., None] * (value - centre)).max(axis=-1)
+                marginal = valid & (share < _MARGIN * threshold[query])
+                columns = [scale * exact.weight, apart * marginal, share * marginal]
+                added = _add_up(
+                    jnp.concatenate(
+                        [scale[..., None] * exact.total, jnp.stack(columns, axis=-1)], axis=-1
+                    ),
+                    query,
+                    rows,
+                )
+                near = posterior.PosteriorState(
+                    near.maximum,
+                    near.weight + added[:, channels],
+                    near.total + added[:, :channels],
+                )
+                return near, misfits + added[:, channels + 1 :]
+
+            near, misfits = lax.fori_loop(0, wanted.num_turns, add_units, (near, misfits))
+            return near, misfits, far_sums
+
+        misfits = jnp.zeros((rows, 2), dtype)
+        sums = jnp.zeros((rows, far.values.shape[1]), dtype)
+        near, misfits, sums = lax.fori_loop(0, num_blocks, add_block, (seen.near, misfits, sums))
+        misfit, opened = misfits[:, 0], misfits[:, 1]
+        state = posterior.merge(
+            near, posterior.PosteriorState(unit, sums[:, -1], totals(sums, along))
+        )
+        share_far = sums[:, -1] * jnp.exp(unit - state.maximum) / state.weight
+        # Relative to the weight that the stand-ins said the opened clusters had.
+        misfit = misfit / jnp.maximum(opened, jnp.finfo(dtype).tiny)
+        change = jnp.abs(posterior.mean(state) - mean).max(axis=-1)
+        recent = jnp.maximum(change, seen.change / 4)
+        error = _SAFETY * jnp.maximum(2 * share_far * misfit, recent)
+        # Never below what a threshold can tell: where one cluster decides, far ones may be larger
+        # than they look.
+        error = jnp.where(share_far > 0, jnp.maximum(error, tolerance / 10), 0)
+        change, error = (
+            jnp.where(done, before, now)
+            for before, now in ((seen.change, change), (seen.error, error))
+        )
+        return _Seen(threshold, near, state, change, error)
+
+    # A query that one cluster decides learns about others from the nearest of them.
+    stride = max(1, clusters // _SUBSET)
+    some = jnp.matmul(features, far.log_weights[::stride].T, precision=lax.Precision.HIGHEST)
+    rank = min(max(4, _FEWEST // stride), some.shape[1])
+    share = jnp.exp(lax.top_k(some, rank)[0][:, -1] - unit)
+    highest = jnp.minimum(_FIRST, share)
+
+    # What fills the number of queries up wants nothing.
+    unknown = jnp.where(jnp.arange(rows) < count, jnp.inf, 0).astype(dtype)
+    opened = posterior.PosteriorState(unit, nothing.weight, nothing.total)
+    unseen = _Seen(jnp.full(rows, jnp.inf, dtype), opened, first, jnp.zeros(rows, dtype), unknown)
+    return lax.while_loop(lambda seen: jnp.any(seen.error > tolerance), lower, unseen)
+
+
+class _Wanted(NamedTuple):
+    """Which queries want which clusters of a block to be opened, as bits.
+
+    A unit is a cluster and up to `_SLOTS` of the queries that want it; `_UNITS` units take a turn.
+    """
+
+    words: UInt32[Array, "k w"]
+    ends: Int[Array, "k w"]
+    units: Int[Array, " k"]
+
+    @property
+    def num_turns(self) -> Int[Array, ""]:
+        """Number of turns."""
+        return -(-self.units[-1] // _UNITS)
+
+    def unit(
+        self, turn: Int[Array, ""]
+    ) -> tuple[Int[Array, " u"], Int[Array, "u s"], Bool[Array, "u s"]]:
+        """Clusters of a turn, the queries in their slots, and which slots are taken."""
+        unit = turn * _UNITS + jnp.arange(_UNITS)
+        cluster = jnp.searchsorted(self.units, unit, side="right")
+        cluster = jnp.minimum(cluster, len(self.units) - 1)
+        ends = self.ends[cluster]
+        first = self.units[cluster] - -(-ends[:, -1] // _SLOTS)
+        rank = (unit - first)[:, None] * _SLOTS + jnp.arange(_SLOTS)[None]
+        valid = (rank < ends[:, -1:]) & (unit < self.units[-1])[:, None]
+        word = jnp.sum(ends[:, None, :] <= rank[:, :, None], axis=-1)
+        word = jnp.minimum(word, ends.shape[1] - 1)
+        bits = jnp.take_along_axis(self.words[cluster], word, axis=1)
+        inside = (
+            rank
+            - jnp.take_along_axis(ends, word, axis=1)
+            + lax.population_count(bits).astype(jnp.int32)
+        )
+        # The place of the bit before which so many bits are set.
+        below = jnp.asarray([2 ** (bit + 1) - 1 for bit in range(32)], jnp.uint32)
+        before = lax.population_count(bits[..., None] & below[None, None]).astype(jnp.int32)
+        bit = jnp.sum(before <= inside[..., None], axis=-1)
+        return cluster, jnp.where(valid, word * 32 + bit, 0), valid
+
+
+def _pack(wanted: Bool[Array, "r k"]) -> _Wanted:
+    """Packs 32 queries, whose number they divide, into a word."""
+    rows, clusters = wanted.shape
+    bits = wanted.T.reshape(clusters, rows // 32, 32).astype(jnp.uint32)
+    words = jnp.sum(bits << jnp.arange(32, dtype=jnp.uint32)[None, None], axis=-1, dtype=jnp.uint32)
+    ends = jnp.cumsum(lax.population_count(words).astype(jnp.int32), axis=1)
+    return _Wanted(words, ends, jnp.cumsum(-(-ends[:, -1] // _SLOTS)))
+
+
+def _open(
+    part: WindowPart,
+    windows: Float[Array, "u s d"],
+    alpha: Float[Array, ""],
+    sigma: Float[Array, ""],
+    images: UInt8[Array, "n h w c"],
+    shift: Float[Array, " d"],
+    start: int | Int[Array, ""],
+    places: Int[Array, "u l"],
+    counts: Int[Array, "u l"],
+) -> posterior.PosteriorState:
+    """States of clusters, patch by patch, for the queries in their slots."""
+    units, size = places.shape
+    image, place = jnp.divmod(places.ravel(), part.keys_per_image)
+    image = image + jnp.asarray(start, image.dtype)
+    row, column = jnp.divmod(place, part.columns.num_keys)
+
+    channels = images.shape[3]
+    lines = images.reshape(*images.shape[:2], -1)
+
+    def cut(image: Array, row: Array, column: Array) -> Array:
+        sides = (1, part.window[0], part.window[1] * channels)
+        return lax.dynamic_slice(lines, (image, row, column * channels), sides)
+
+    # Looking up is bound by memory: bytes are read first, then widened.
+    patches = lax.optimization_barrier(jax.vmap(cut)(image, row, column))
+    patches = to_float(patches.reshape(units, size, -1))
+    patches = patches.astype(windows.dtype) - shift[None, None]
+    gain = alpha / (sigma * sigma)
+    norms = jnp.sum(patches * patches, axis=-1)
+    logits = (
+        jnp.einsum("usd,uld->usl", windows * gain, patches, precision=lax.Precision.HIGHEST)
+        - (0.5 * alpha * gain * norms)[:, None]
+    )
+    middle = shift.size // 2 // channels * channels
+    values = patches[:, :, middle : middle + channels]
+    values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
+    values = values * counts.astype(values.dtype)[..., None]
+
+    def weigh(weights: Array) -> tuple[Array, Array]:
+        sums = jnp.einsum("usl,ulv->usv", weights, values, precision=lax.Precision.HIGHEST)
+        return sums[..., -1], sums[..., :-1]
+
+    return posterior.from_logits(logits, weigh)
+
+
+def _make_room(
+    state: posterior.PosteriorState,
+    maximum: Float[Array, "u s"],
+    query: Int[Array, "u s"],
+) -> posterior.PosteriorState:
+    """Raises maxima where states to be added would overflow, which is rare."""
+
+    def rescaled(state: posterior.PosteriorState) -> posterior.PosteriorState:
+        raised = state.maximum.at[query].max(maximum, mode="drop")
+        none = jnp.zeros_like(state.weight)
+        return posterior.merge(
+            state, posterior.PosteriorState(raised, none, jnp.zeros_like(state.total))
+        )
+
+    overflows = jnp.any(maximum > state.maximum.at[query].get(mode="fill", fill_value=jnp.inf) + 40)
+    return lax.cond(overflows, rescaled, lambda state: state, state)
+
+
+def _add_up(
+    values: Float[Array, "u s v"], query: Int[Array, "u s"], rows: int
+) -> Float[Array, "r v"]:
+    """Sums of the values of each query; those beyond the last query are left out.
+
+    A scatter, as a product: query 32 i + j is row i and column j of a table of sums.
+    """
+    num = values.shape[2]
+    word, bit = (jnp.ravel(part) for part in jnp.divmod(query, 32))
+    is_word = word[:, None] == jnp.arange(rows // 32)[None]
+    is_bit = (bit[:, None] == jnp.arange(32)[None]).astype(values.dtype)
+    table = jnp.where(is_word[:, None], values.reshape(-1, num)[..., None], 0)
+    sums = jnp.einsum("xvw,xb->wbv", table, is_bit, precision=lax.Precision.HIGHEST)
+    return sums.reshape(rows, num)

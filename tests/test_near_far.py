@@ -1,0 +1,247 @@
+"""The near-far kernel: exact in the limit, honest about its error otherwise; and its index."""
+
+import functools
+import re
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import elsjax
+from elsjax.dictionaries import Dictionary
+from elsjax.kernels import dense, index, near_far
+from elsjax.pixels import to_uint8
+
+
+@pytest.fixture(autouse=True)
+def index_dir(monkeypatch, tmp_path):
+    """Indices of a test are its own, and even few patches are looked up through one."""
+    monkeypatch.setenv("ELSJAX_INDEX_DIR", str(tmp_path / "indices"))
+    monkeypatch.setattr(near_far, "_FEWEST_PATCHES", 0)
+    return tmp_path / "indices"
+
+
+@functools.cache
+def digits(limit: int) -> elsjax.Dataset:
+    return elsjax.load_dataset("mnist5k", limit=limit, image_size=32)
+
+
+def noisy(images: np.ndarray, t: float, batch: int = 1) -> np.ndarray:
+    alpha, sigma = elsjax.CosineSchedule()(t)
+    noise = np.random.default_rng(0).standard_normal((batch, *images.shape[1:]))
+    return np.asarray(alpha * images[:batch] + sigma * noise)
+
+
+def random_pixels(num: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Images of few grey levels, so that patches repeat."""
+    return np.random.default_rng(1).integers(0, 3, (num, *shape)).astype(np.uint8) * 127
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrap", "shape", "window"),
+    [
+        ("bbels", False, (12, 12, 1), 3),
+        ("bbels", False, (10, 13, 3), 5),
+        ("els", False, (12, 9, 3), 3),
+        ("els", True, (9, 12, 1), 5),
+    ],
+)
+def test_tolerance_zero_is_exact(x64, kind, wrap, shape, window):
+    images = random_pixels(150, shape)
+    part = Dictionary(kind, shape, window, wrap).parts[0]
+    x = jnp.asarray(np.random.default_rng(2).standard_normal((3, *shape)))
+    pixels, origin = jnp.asarray(images), jnp.full(shape[2], 0.1)
+    alpha, sigma = 0.8, 0.6
+    mean, error = near_far.posterior_mean(
+        part, x, alpha, sigma, pixels, origin, index.build_index(images, part), 0, 0.0
+    )
+    blocks = dense.plan_blocks(part, 3, 150, 8, 2**22)
+    levels = jnp.full(3, alpha), jnp.full(3, sigma)
+    exact = dense.posterior_mean(part, blocks, x, *levels, pixels, origin, 0, 150, span=150)
+    np.testing.assert_allclose(mean, exact, atol=1e-10)
+    assert (error == 0).all()
+
+
+@pytest.mark.parametrize(("window", "t"), [(3, 0.1), (7, 0.35), (11, 0.6)])
+def test_errors_keep_to_the_tolerance_and_the_estimates_cover_them(x64, window, t):
+    images = digits(800).images
+    tolerance = 0.01
+    x = noisy(images, t, 2)
+    exact = elsjax.ScoreMachine("bbels", images, window=window).denoise(x, t)
+    machine = elsjax.ScoreMachine("bbels", images, window=window, tolerance=tolerance)
+    x0, estimate = machine.denoise_with_error(x, t)
+    error = np.abs(x0 - exact).max(axis=-1)
+    assert error.max() > 1e-6  # something was approximated
+    assert error.mean() <= tolerance / 5
+    assert np.quantile(error, 0.99) <= tolerance
+    assert (error <= estimate + 1e-9).mean() >= 0.99
+    assert (estimate <= tolerance).all()
+    # Borders have patches of their own, which are always all looked at.
+    assert (estimate[:, 0] == 0).all()
+    np.testing.assert_allclose(machine.denoise(x, t), x0, atol=1e-12)
+
+
+def test_a_smaller_tolerance_means_a_smaller_error(x64, monkeypatch):
+    monkeypatch.setattr(index, "_CLUSTER_SIZE", 16)
+    images = digits(500).images
+    x = noisy(images, 0.4)
+    exact = elsjax.ScoreMachine("els", images, window=7).denoise(x, 0.4)
+    errors = [
+        np.abs(
+            elsjax.ScoreMachine("els", images, window=7, tolerance=tolerance).denoise(x, 0.4)
+            - exact
+        ).mean()
+        for tolerance in (0.5, 0.02, 0.001)
+    ]
+    assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
+
+
+def test_batch_neighbours_do_not_count():
+    images = digits(300).images
+    machine = elsjax.ScoreMachine("bbels", images, window=5, tolerance=0.01)
+    x = noisy(images, 0.25, 3)
+    together, of_each = machine.denoise_with_error(x, [0.25, 0.4, 0.25])
+    for place, t in enumerate([0.25, 0.4, 0.25]):
+        alone, error = machine.denoise_with_error(x[place : place + 1], t)
+        np.testing.assert_allclose(together[place], alone[0], atol=2e-5)
+        np.testing.assert_allclose(of_each[place], error[0], atol=2e-4)
+
+
+def test_labels_choose_the_images_of_their_class():
+    images, labels = digits(400).images, digits(400).labels
+    machine = elsjax.ScoreMachine("bbels", images, labels, window=5, tolerance=0.01)
+    x = noisy(images, 0.3, 2)
+    both = machine.denoise(x, 0.3, [3, 7])
+    for place, label in enumerate((3, 7)):
+        of_class = images[labels == label]
+        alone = elsjax.ScoreMachine("bbels", of_class, window=5, tolerance=0.01)
+        np.testing.assert_allclose(both[place], alone.denoise(x[[place]], 0.3)[0], atol=2e-3)
+        exact = elsjax.ScoreMachine("bbels", of_class, window=5).denoise(x[[place]], 0.3)[0]
+        assert np.abs(both[place] - exact).mean() < 2e-3
+
+
+def test_no_noise_is_exact():
+    images = digits(100).images
+    machine = elsjax.ScoreMachine("els", images, window=3, tolerance=0.01)
+    x0, error = machine.denoise_with_error(images[:1], 0.0)
+    np.testing.assert_allclose(x0, images[:1], atol=1e-6)
+    assert (error == 0).all()
+
+
+def test_index_counts_every_patch_once_and_summarises_clusters():
+    images = to_uint8(digits(80).images)
+    part = Dictionary("bbels", (32, 32, 1), 5).parts[0]
+    built = index.build_index(images, part)
+    assert built.counts.sum() == 80 * 28 * 28
+    windows = np.lib.stride_tricks.sliding_window_view(images[..., 0], (5, 5), (1, 2))
+    patches = windows.reshape(-1, 25)
+    chosen = patches[np.asarray(built.places)] / 127.5 - 1
+    weights = np.asarray(built.counts, np.float64)
+    distinct = np.unique(patches, axis=0, return_counts=True)
+    taken = weights > 0
+    assert taken.sum() == len(distinct[1])  # no patch occurs more often than a count can say
+    np.testing.assert_array_equal(np.sort(weights[taken]), np.sort(distinct[1]))
+    means = (weights[..., None] * chosen).sum(1) / weights.sum(1, keepdims=True)
+    np.testing.assert_allclose(built.centres, means, atol=1e-5)
+    variance = (weights[..., None] * (chosen - means[:, None]) ** 2).sum((1, 2)) / weights.sum(1)
+    rest = (25 - 16) * built.residuals
+    np.testing.assert_allclose(built.variances.sum(1) + rest, variance, atol=1e-4)
+
+
+def test_a_patch_more_frequent_than_a_count_can_say_gets_several_places(monkeypatch):
+    monkeypatch.setattr(index, "_MOST", 1000)
+    images = np.zeros((50, 8, 8, 1), np.uint8)
+    part = Dictionary("els", (8, 8, 1), 3).parts[0]
+    built = index.build_index(images, part)
+    assert built.counts.sum() == 50 * 36
+    assert built.counts.max() <= 1000
+
+
+def _load(images):
+    return index.load_index(images, Dictionary("els", images.shape[1:], 3).parts[0])
+
+
+def test_an_index_is_kept(index_dir, monkeypatch):
+    images = random_pixels(50, (8, 8, 1))
+    first = _load(images)
+    (file,) = index_dir.iterdir()
+    monkeypatch.setattr(index, "build_index", None)  # not to be called again
+    jax.tree.map(np.testing.assert_array_equal, first, _load(images))
+    with pytest.raises(TypeError):
+        _load(images[::-1])  # other data
+    assert list(index_dir.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("damage", ["cut short", "altered", "of other data"])
+def test_a_damaged_index_is_built_again(index_dir, damage):
+    images = random_pixels(50, (8, 8, 1))
+    first = _load(images)
+    (file,) = index_dir.iterdir()
+    content = file.read_bytes()
+    if damage == "cut short":
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == "altered":
+        place = content.index(b"places.npy") + 300
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    else:
+        file.unlink()
+        _load(images[::-1])
+        next(index_dir.iterdir()).rename(file)
+    with pytest.warns(UserWarning, match="is damaged .* building it again"):
+        second = _load(images)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _load(images)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_lowers_for_every_platform(platform):
+    images = random_pixels(60, (10, 10, 3))
+    part = Dictionary("bbels", (10, 10, 3), 5).parts[0]
+    built = index.build_index(images, part)
+
+    @jax.jit
+    def evaluate(x, level, images, built):
+        return near_far.posterior_mean(
+            part, x, level, level, images, jnp.zeros(3), built, 0, level / 100
+        )
+
+    shapes = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype),
+        (jnp.zeros((2, 10, 10, 3)), jnp.asarray(0.5), jnp.asarray(images), built),
+    )
+    exported = jax.export.export(evaluate, platforms=[platform])(*shapes)
+    assert exported.out_avals[0].shape == (2, 36, 3)
+    products = re.findall(r"stablehlo\.dot_general.*", exported.mlir_module())
+    assert products
+    assert all("HIGHEST" in product for product in products)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tolerance": 0.0}, r"tolerance=0.0 must lie in \(0, 1\)"),
+        ({"tolerance": 2.0}, r"tolerance=2.0 must lie in \(0, 1\)"),
+        ({"images": np.full((2, 8, 8, 1), 0.123)}, "tolerance=0.01 needs images of 8 bits"),
+        ({"mesh": elsjax.make_mesh(2)}, "tolerance=0.01 works on one device"),
+    ],
+)
+def test_wrong_arguments(options, message):
+    arguments = {"images": random_pixels(4, (8, 8, 1)), "tolerance": 0.01} | options
+    with pytest.raises(ValueError, match=message):
+        elsjax.ScoreMachine("els", window=3, **arguments)
+
+
+def test_traced_arguments():
+    machine = elsjax.ScoreMachine("els", random_pixels(4, (8, 8, 1)), window=3, tolerance=0.01)
+    x = jnp.zeros((1, 8, 8, 1))
+    with pytest.raises(ValueError, match="t and label must be values on the host"):
+        jax.jit(machine.denoise)(x, 0.5)
+    with pytest.raises(ValueError, match="no index of .* denoise once outside of jax.jit"):
+        jax.jit(lambda machine: machine.denoise(x, 0.5))(machine)
+    once = machine.denoise(x, 0.5)
+    inside = jax.jit(lambda machine: machine.denoise(x, 0.5))(machine)
+    np.testing.assert_allclose(inside, once, atol=1e-6)
