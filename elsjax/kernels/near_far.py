@@ -29,8 +29,9 @@ from elsjax.dictionaries import Part, WindowPart
 from elsjax.kernels.index import PatchIndex, padded
 from elsjax.pixels import to_float
 
-# Patches below which the dense kernel is faster, measured on a CPU.
-_FEWEST_PATCHES = 2**23
+# Patches below which, and entries of a patch above which, the dense kernel is faster, measured on a
+# CPU: clusters of large patches tell little of them, and there are few positions to save.
+_FEWEST_PATCHES, _MOST_ENTRIES = 2**23, 150
 
 # Queries that share a cluster's patches, and clusters opened at a time.
 _SLOTS = 16
@@ -63,7 +64,8 @@ def pays(part: Part, num_images: int) -> TypeGuard[WindowPart]:
     """
     if not isinstance(part, WindowPart) or part.rows.tied or part.columns.tied:
         return False
-    return num_images * part.keys_per_image > _FEWEST_PATCHES
+    patches = num_images * part.keys_per_image
+    return patches > _FEWEST_PATCHES and part.key_size <= _MOST_ENTRIES
 
 
 def posterior_mean(
