@@ -135,6 +135,7 @@ def test_tfds_data_sets_conditional_and_not(tmp_path, monkeypatch, tfds_dir, dat
         (["--label", "77"], "label=77 is no class of the data"),
         (["--label", "1", "2"], "must be one class, or num_samples=3 of them"),
         (["--num-samples", "0"], "num_samples=0 must be an integer of at least 1"),
+        (["--tolerance", "2"], "tolerance=2.0 must lie in (0, 1)"),
         (["--num-steps", "0"], "num_steps=0 must be"),
         (["--limit", "9999"], "limit=9999 is more than the 5000 images"),
         (["--split", "test"], "split='test' is not known"),
