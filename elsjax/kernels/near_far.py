@@ -273,7 +273,7 @@ def _open_until(
                     index.counts[cluster],
                 )
                 near = _make_room(near, exact.maximum, jnp.where(valid, query, rows))
-                scale = jnp.exp(exact.maximum - near.maximum[query]) * valid
+                scale = jnp.where(valid, jnp.exp(exact.maximum - near.maximum[query]), 0)
                 # What the stand-in had said.
                 share = jnp.exp(
                     jnp.einsum(
@@ -282,7 +282,7 @@ def _open_until(
                         far.log_weights[cluster],
                         precision=lax.Precision.HIGHEST,
                     )
-                    - near.maximum[query]
+                    - unit[query]
                 )
                 value = totals(
                     jnp.broadcast_to(
@@ -291,10 +291,15 @@ def _open_until(
                     along[query],
                 )
                 centre = mean[query]
-                apart = scale[..., None] * (exact.total - exact.weight[..., None] * centre)
+                apart = exact.total - exact.weight[..., None] * centre
+                apart = apart * jnp.exp(jnp.minimum(exact.maximum - unit[query], 40))[..., None]
                 apart = jnp.abs(apart - share[..., None] * (value - centre)).max(axis=-1)
                 marginal = valid & (share < _MARGIN * threshold[query])
-                columns = [scale * exact.weight, apart * marginal, share * marginal]
+                columns = [
+                    scale * exact.weight,
+                    jnp.where(marginal, apart, 0),
+                    jnp.where(marginal, share, 0),
+                ]
                 added = _add_up(
                     jnp.concatenate(
                         [scale[..., None] * exact.total, jnp.stack(columns, axis=-1)], axis=-1
@@ -316,10 +321,11 @@ def _open_until(
         sums = jnp.zeros((rows, far.values.shape[1]), dtype)
         near, misfits, sums = lax.fori_loop(0, num_blocks, add_block, (seen.near, misfits, sums))
         misfit, opened = misfits[:, 0], misfits[:, 1]
-        state = posterior.merge(
-            near, posterior.PosteriorState(unit, sums[:, -1], totals(sums, along))
-        )
-        share_far = sums[:, -1] * jnp.exp(unit - state.maximum) / state.weight
+        # Where nothing is far, what had been expected of it does not count either.
+        level = jnp.where(sums[:, -1] > 0, unit, nothing.maximum)
+        far_state = posterior.PosteriorState(level, sums[:, -1], totals(sums, along))
+        state = posterior.merge(near, far_state)
+        share_far = sums[:, -1] * jnp.exp(level - state.maximum) / state.weight
         # Relative to the weight that the stand-ins said the opened clusters had.
         misfit = misfit / jnp.maximum(opened, jnp.finfo(dtype).tiny)
         change = jnp.abs(posterior.mean(state) - mean).max(axis=-1)
@@ -343,8 +349,7 @@ def _open_until(
 
     # What fills the number of queries up wants nothing.
     unknown = jnp.where(jnp.arange(rows) < count, jnp.inf, 0).astype(dtype)
-    opened = posterior.PosteriorState(unit, nothing.weight, nothing.total)
-    unseen = _Seen(jnp.full(rows, jnp.inf, dtype), opened, first, jnp.zeros(rows, dtype), unknown)
+    unseen = _Seen(jnp.full(rows, jnp.inf, dtype), nothing, first, jnp.zeros(rows, dtype), unknown)
     return lax.while_loop(lambda seen: jnp.any(seen.error > tolerance), lower, unseen)
 
 
@@ -432,6 +437,8 @@ def _open(
         jnp.einsum("usd,uld->usl", windows * gain, patches, precision=lax.Precision.HIGHEST)
         - (0.5 * alpha * gain * norms)[:, None]
     )
+    # What fills a cluster up must not set its maximum: beside it, all else could vanish.
+    logits = jnp.where(counts[:, None] > 0, logits, -1e30)
     middle = shift.size // 2 // channels * channels
     values = patches[:, :, middle : middle + channels]
     values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
