@@ -425,8 +425,7 @@ def _mean_of_range(
         )
         for part, cut in zip(parts, blocks, strict=True)
     ]
-    order = np.argsort(np.concatenate([part.pixels for part in parts]))
-    return jnp.concatenate(painted, axis=1)[:, order].reshape(x.shape)
+    return _put_together(parts, painted).reshape(x.shape)
 
 
 @functools.partial(jax.jit, static_argnames=("dictionary", "blocks"))
@@ -458,9 +457,14 @@ def _approximate_mean(
             )
         painted.append(mean)
         errors.append(error)
-    order = np.argsort(np.concatenate([part.pixels for part in dictionary.parts]))
-    mean, error = (jnp.concatenate(parts, axis=1)[:, order] for parts in (painted, errors))
+    mean, error = (_put_together(dictionary.parts, of_parts) for of_parts in (painted, errors))
     return mean.reshape(x.shape), error.reshape(x.shape[:3])
+
+
+def _put_together(parts: tuple[Part, ...], painted: list[Array]) -> Array:
+    """What each part has painted, [B, its pixels, ...], in the order of all pixels."""
+    order = np.argsort(np.concatenate([part.pixels for part in parts]))
+    return jnp.concatenate(painted, axis=1)[:, order]
 
 
 def _as_pixels(images: ArrayLike) -> np.ndarray:

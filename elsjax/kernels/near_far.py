@@ -65,7 +65,8 @@ def pays(part: Part, num_images: int) -> TypeGuard[WindowPart]:
     if not isinstance(part, WindowPart) or part.rows.tied or part.columns.tied:
         return False
     patches = num_images * part.keys_per_image
-    return patches > _FEWEST_PATCHES and part.key_size <= _MOST_ENTRIES
+    # Places are integers of 32 bits.
+    return _FEWEST_PATCHES < patches < 2**31 and part.key_size <= _MOST_ENTRIES
 
 
 def posterior_mean(
@@ -102,7 +103,6 @@ def posterior_mean(
     count = batch * per_image
     windows = jnp.pad(windows.reshape(count, size), ((0, -count % 32), (0, 0)))
     shift = jnp.tile(origin, size // origin.size)
-    index = jax.tree.map(jnp.asarray, index)
     far = _stand_ins(index, shift, alpha, sigma)
     along = jnp.matmul(
         windows - alpha * (index.mean - shift)[None], index.axes, precision=lax.Precision.HIGHEST
