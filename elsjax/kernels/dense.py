@@ -43,7 +43,7 @@ _MAX_SLIDING_TILE = 1024
 _PASS = 32
 
 # Rows of the left factor from which on a matrix product runs at full speed.
-_PRODUCT_ROWS = 128
+_PRODUCT_ROWS = 64
 
 
 def multiplications(part: Part) -> float:
@@ -288,7 +288,8 @@ def _sliding_multiplications(part: WindowPart) -> float:
 
 def _rows_at_once(num_rows: int, columns: int) -> int:
     """How many rows of queries, of so many columns, make a matrix product large enough."""
-    return min(num_rows, -(-_PRODUCT_ROWS // columns))
+    steps = max(1, num_rows // -(-_PRODUCT_ROWS // columns))
+    return -(-num_rows // steps)
 
 
 def _sliding_state(
@@ -326,11 +327,14 @@ def _sliding_state(
         return sums[..., -1], sums[..., :-1]
 
     # What the first row of queries comes from: its own products, moved back by a row of keys.
-    def add_row(row: int | Array, before: Float[Array, "r j l"]) -> Float[Array, "r j l"]:
-        beside = lax.dynamic_slice_in_dim(keys, row + 1, num_key_rows - 1)
-        return before + product(queries[row], beside)
-
-    before = lax.fori_loop(1, side, add_row, product(queries[0], keys[1:num_key_rows]))
+    before = lax.conv_general_dilated(
+        keys[None, 1:],
+        queries[:side, None].transpose(0, 1, 3, 2),
+        window_strides=(1, 1),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=lax.Precision.HIGHEST,
+    )[0].transpose(2, 0, 1)
     before = jnp.pad(before, ((0, 0), (0, 1), (0, 0)))
     firsts = product(
         jnp.concatenate([queries[row : row + num_rows] for row in range(side)], axis=-1),
