@@ -34,8 +34,8 @@ from elsjax.pixels import to_float
 _FEWEST_PATCHES, _MOST_ENTRIES = 2**23, 150
 
 # Queries that share a cluster's patches, and clusters opened at a time.
-_SLOTS = 16
-_UNITS = 64
+_SLOTS = 4
+_UNITS = 256
 
 # Entries of a block of estimates, queries × clusters.
 _BLOCK = 2**22
