@@ -200,7 +200,8 @@ class Parameter(Tensor):
 
 
 STAND_INS = {
-    "torch": "FloatStorage DoubleStorage HalfStorage LongStorage",
+    # The command line's parser asks a torch that is there for its `device`.
+    "torch": "FloatStorage DoubleStorage HalfStorage LongStorage device",
     "torch._utils": "_rebuild_tensor_v2 _rebuild_parameter",
     "torch.nn.modules.activation": "ReLU",
     "torch.nn.modules.container": "ModuleList Sequential",
