@@ -13,7 +13,7 @@ from elsjax import checks, parallel
 from elsjax.denoisers import Denoiser
 from elsjax.dictionaries import Dictionary, Kind, Part, WindowPart
 from elsjax.kernels import dense, near_far
-from elsjax.kernels.index import PatchIndex, load_index
+from elsjax.kernels.index import PatchIndex, load_index, specs, spread
 from elsjax.pixels import to_float, to_uint8
 from elsjax.schedules import CosineSchedule, Schedule
 from elsjax.windows import WindowSchedule
@@ -52,10 +52,11 @@ class ScoreMachine(Denoiser):
       tolerance: None for exact posterior means. Else the error per pixel, in units of [-1, 1], up
         to which whole datasets are looked up through an index of their patches, wherever that is
         faster (`elsjax.kernels.near_far`); `denoise_with_error` gives the estimates. Needs 8-bit
-        images and one device; t and label must then be values on the host. An index is built when
+        images; t and label must then be values on the host. An index is built when
         first needed, in minutes for a whole dataset, and kept in the user's cache directory.
       mesh: devices to share the work, as `elsjax.make_mesh` gives them; each uses memory_budget.
-        None for one device.
+        None for one device. With a tolerance each device holds all images, and a share of the
+        index; then, where "data" is no power of two, results differ within the tolerance.
 
     Raises:
       ValueError: if an argument is not as described.
@@ -84,8 +85,6 @@ class ScoreMachine(Denoiser):
             parallel.check_mesh(mesh)
         if tolerance is not None:
             checks.in_range("tolerance", tolerance, 0, 1, open_ends=True)
-            if mesh is not None:
-                raise ValueError(f"tolerance={tolerance} works on one device: mesh must be None")
         self.kind: Kind = kind
         height, width, channels = np.shape(images)[1:]
         self.image_shape = (height, width, channels)
@@ -111,6 +110,8 @@ class ScoreMachine(Denoiser):
         self._mean_pixel = jnp.asarray(_mean_pixel(images), jnp.result_type(float))
         if mesh is None:
             self._images = jnp.asarray(images)
+        elif tolerance is not None:  # patches are looked up in any image
+            self._images = jax.device_put(images, jax.NamedSharding(mesh, jax.P()))
         else:
             dealt = parallel.deal(images, mesh.shape[parallel.DATA])
             self._images = jax.device_put(dealt, jax.NamedSharding(mesh, jax.P(parallel.DATA)))
@@ -229,13 +230,17 @@ class ScoreMachine(Denoiser):
         bounds = (0, self.num_images)
         if label is not None and self._class_ranges is not None:
             bounds = self._class_ranges[label]
-        alpha, sigma = (jnp.asarray(level, x.dtype) for level in self.schedule(t))
+        count = x.shape[0]
+        alpha, sigma = (
+            jnp.broadcast_to(jnp.asarray(level, x.dtype), x.shape[:1]) for level in self.schedule(t)
+        )
         with jax.ensure_compile_time_eval():
             some_noise = bool(self.schedule(t)[1] > 0)
-        ranges = jnp.asarray(bounds)
-        return _approximate_mean(
+        x, alpha, sigma, ranges = self._place(x, alpha, sigma, jnp.asarray(bounds))
+        mean, error = _approximate_mean(
             dictionary,
             tuple(self._blocks(part, x, ranges) for part in dictionary.parts),
+            self.mesh,
             x,
             alpha,
             sigma,
@@ -250,16 +255,19 @@ class ScoreMachine(Denoiser):
             ),
             jnp.asarray(self.tolerance, x.dtype),
         )
+        return mean[:count], error[:count]
 
     def _index(self, part: WindowPart, start: int, stop: int) -> PatchIndex:
-        """The index of the training images [start, stop)."""
+        """The index of the training images [start, stop), its clusters spread over the mesh."""
         name = f"{part.window[0]}x{part.window[1]} of {start} to {stop}"
         if name not in self._indices:
             if isinstance(self._images, jax.core.Tracer):
                 raise ValueError(
                     f"no index of {name} yet: denoise once outside of jax.jit, which builds it"
                 )
-            self._indices[name] = load_index(np.asarray(self._images[start:stop]), part)
+            images = self._images.addressable_data(0)
+            index = load_index(np.asarray(images[start:stop]), part)
+            self._indices[name] = index if self.mesh is None else spread(index, self.mesh)
         return self._indices[name]
 
     def _denoise(
@@ -428,33 +436,73 @@ def _mean_of_range(
     return _put_together(parts, painted).reshape(x.shape)
 
 
-@functools.partial(jax.jit, static_argnames=("dictionary", "blocks"))
+@functools.partial(jax.jit, static_argnames=("dictionary", "blocks", "mesh"))
 def _approximate_mean(
     dictionary: Dictionary,
     blocks: tuple[dense.Blocks, ...],
+    mesh: jax.sharding.Mesh | None,
     x: Float[Array, "b h w c"],
-    alpha: Float[Array, ""],
-    sigma: Float[Array, ""],
+    alpha: Float[Array, " b"],
+    sigma: Float[Array, " b"],
     images: Array,
     mean_pixel: Float[Array, " c"],
     ranges: Int[Array, "2"],
     indices: tuple[PatchIndex | None, ...],
     tolerance: Float[Array, ""],
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
-    """Posterior mean and error over the images [start, stop), near-far where there is an index."""
-    start, stop = ranges[0], ranges[1]
-    levels = jnp.broadcast_to(alpha, x.shape[:1]), jnp.broadcast_to(sigma, x.shape[:1])
+    """Posterior mean and error over the images [start, stop), near-far where there is an index.
+
+    All noisy images are of one noise level.
+    """
+    approximate = functools.partial(_approximate_share, dictionary, blocks, mesh)
+    if mesh is not None:
+        samples = jax.P(parallel.SAMPLE)
+        of_indices = tuple(None if index is None else specs() for index in indices)
+        approximate = jax.shard_map(
+            approximate,
+            mesh=mesh,
+            in_specs=(*[samples] * 3, *[jax.P()] * 3, of_indices, jax.P()),
+            out_specs=samples,
+        )
+    return approximate(x, alpha, sigma, images, mean_pixel, ranges, indices, tolerance)
+
+
+def _approximate_share(
+    dictionary: Dictionary,
+    blocks: tuple[dense.Blocks, ...],
+    mesh: jax.sharding.Mesh | None,
+    x: Float[Array, "b h w c"],
+    alpha: Float[Array, " b"],
+    sigma: Float[Array, " b"],
+    images: Array,
+    mean_pixel: Float[Array, " c"],
+    ranges: Int[Array, "2"],
+    indices: tuple[PatchIndex | None, ...],
+    tolerance: Float[Array, ""],
+) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
+    """What one device computes of `_approximate_mean`."""
+    first, span = ranges[0], ranges[1] - ranges[0]
+    start, stop = first, ranges[1]
+    if mesh is not None:  # every device has all images, and sums over its share
+        hand, hands = jax.lax.axis_index(parallel.DATA), mesh.shape[parallel.DATA]
+        share = -(-span // hands)
+        start = first + jnp.minimum(hand * share, span)
+        stop = first + jnp.minimum((hand + 1) * share, span)
+        span = share
+    sharded = mesh is not None
     painted, errors = [], []
     for part, cut, index in zip(dictionary.parts, blocks, indices, strict=True):
         if index is None or not isinstance(part, WindowPart):
             mean = dense.posterior_mean(
-                part, cut, x, *levels, images, mean_pixel, start, stop, span=stop - start
-            )
-            error = jnp.zeros(mean.shape[:2], x.dtype)
+                part, cut, x, alpha, sigma, images, mean_pixel, start, stop,
+                span=span, sharded=sharded,
+            )  # fmt: skip
+            error = jnp.zeros_like(mean[..., 0])
         else:
             mean, error = near_far.posterior_mean(
-                part, x, alpha, sigma, images, mean_pixel, index, start, tolerance
-            )
+                part, x, alpha[0], sigma[0], images, mean_pixel, index, first, tolerance,
+                sharded=sharded,
+            )  # fmt: skip
         painted.append(mean)
         errors.append(error)
     mean, error = (_put_together(dictionary.parts, of_parts) for of_parts in (painted, errors))

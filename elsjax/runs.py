@@ -40,6 +40,8 @@ class Run:
                 )
             shutil.rmtree(self.partial)
         self.partial.mkdir(parents=True, exist_ok=True)
+        for cut_short in self.partial.glob("*.tmp"):
+            cut_short.unlink()
         self.save_json("config.json", config)
 
     def write(self, name: str, write: Callable[[IO[bytes]], Any]) -> None:
@@ -84,7 +86,7 @@ def check_free(out: Path, *, overwrite: bool) -> None:
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Writes a file, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         write(file)
         file.flush()

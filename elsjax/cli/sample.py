@@ -80,10 +80,9 @@ class Sample:
             )
         check_free(self.out, overwrite=self.overwrite)
         window = self._window() if self.window else None
-        if self.tolerance is None:
-            use_all_cores()
-        else:
+        if self.tolerance is not None:
             checks.in_range("tolerance", self.tolerance, 0, 1, open_ends=True)
+        use_all_cores()
         data = self.data.load()
         # Chosen now, if not given, so that an unknown data set is what is told first.
         window = window or self._window()
@@ -94,7 +93,7 @@ class Sample:
             window=window,
             wrap_patches=self.wrap_patches,
             tolerance=self.tolerance,
-            mesh=elsjax.make_mesh() if jax.device_count() > 1 and not self.tolerance else None,
+            mesh=elsjax.make_mesh() if jax.device_count() > 1 else None,
         )
         key = jax.random.key(self.seed)
         noise = np.asarray(elsjax.initial_noise(key, self.num_samples, machine.image_shape))

@@ -25,6 +25,7 @@ import platformdirs
 from jaxtyping import Array, Float, Int, UInt8, UInt16
 from tqdm import tqdm
 
+from elsjax import parallel
 from elsjax.dictionaries import WindowPart
 from elsjax.pixels import to_float
 from elsjax.runs import write_whole
@@ -32,7 +33,7 @@ from elsjax.runs import write_whole
 # Distinct patches of a cluster, at most; principal axes. Part of a cached index's name.
 _CLUSTER_SIZE = 128
 _NUM_AXES = 16
-_VERSION = 1
+_VERSION = 2
 
 # What a count can say.
 _MOST = 2**15
@@ -127,12 +128,14 @@ def build_index(images: UInt8[np.ndarray, "n h w c"], part: WindowPart) -> Patch
         chosen = np.concatenate([np.arange(len(places)), filling])
         counts = np.concatenate([counts, np.zeros(len(filling), counts.dtype)])
         order = _tree(coordinates[chosen], depth, bar, 40)
+        # Any part of the clusters is then a sample of all.
+        order = np.random.default_rng(0).permutation(order)
         del coordinates
         places, counts = places[chosen][order], counts[order]
         arrays = []
         for chunk in _chunks(2**depth, max(1, _CHUNK // size)):
             arrays.append(_moments(patches, places[chunk], counts[chunk], mean, axes))
-        bar.update(25)
+        bar.update(100 - bar.n)
     centres, variances, residuals, slopes = (
         np.concatenate(parts).astype(np.float32) for parts in zip(*arrays, strict=True)
     )
@@ -146,6 +149,36 @@ def build_index(images: UInt8[np.ndarray, "n h w c"], part: WindowPart) -> Patch
         mean=jnp.asarray(mean),
         axes=jnp.asarray(axes),
     )
+
+
+def spread(index: PatchIndex, mesh: jax.sharding.Mesh) -> PatchIndex:
+    """Spreads the clusters of an index over the devices along "data", evenly.
+
+    Args:
+      index: as `load_index` gives it.
+      mesh: as `elsjax.make_mesh` gives it.
+
+    Returns:
+      The index, filled up with empty clusters to a power of two for each device.
+    """
+    hands = mesh.shape[parallel.DATA]
+    share = -(-len(index.places) // hands)
+    padding = hands * 2 ** math.ceil(math.log2(share)) - len(index.places)
+
+    def place(array: Array, spec: jax.P) -> Array:
+        values = np.asarray(array)
+        if spec:
+            empty = np.zeros((padding, *values.shape[1:]), values.dtype)
+            values = parallel.deal(np.concatenate([values, empty]), hands)
+        return jax.device_put(values, jax.NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, index, specs())
+
+
+def specs() -> PatchIndex:
+    """How `spread` partitions each array."""
+    fields = {field.name: jax.P(parallel.DATA) for field in dataclasses.fields(PatchIndex)}
+    return PatchIndex(**fields | {"mean": jax.P(), "axes": jax.P()})  # type: ignore[arg-type]
 
 
 class _Patches:

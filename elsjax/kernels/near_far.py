@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-from elsjax import posterior
+from elsjax import parallel, posterior
 from elsjax.dictionaries import Part, WindowPart
 from elsjax.kernels.index import PatchIndex, padded
 from elsjax.pixels import to_float
@@ -79,6 +79,8 @@ def posterior_mean(
     index: PatchIndex,
     start: int | Int[Array, ""],
     tolerance: float | Float[Array, ""],
+    *,
+    sharded: bool = False,
 ) -> tuple[Float[Array, "b p c"], Float[Array, "b p"]]:
     """Posterior means of one part's pixels, and an estimate of their errors.
 
@@ -92,6 +94,8 @@ def posterior_mean(
       index: clusters of the part's patches in the training images that count.
       start: the first of those.
       tolerance: error estimate to go below, in pixels of [-1, 1].
+      sharded: inside `jax.shard_map` over a mesh of `elsjax.parallel`: the clusters are the
+        device's own, and the mean is over those of all devices along "data".
 
     Returns:
       E[x_0 | x_t] at the part's pixels, [B, len(part.pixels), C], and error estimates, the largest
@@ -111,7 +115,7 @@ def posterior_mean(
     features = jnp.concatenate([windows, along, along * along, norms, jnp.ones_like(norms)], axis=1)
     seen = _open_until(
         part, count, windows, features, along, alpha, sigma, padded(images, part), shift, index,
-        start, far, tolerance,
+        start, far, tolerance, sharded,
     )  # fmt: skip
     mean = posterior.mean(seen.state)[:count].reshape(1, batch, per_image, -1)
     error = seen.error[:count].reshape(1, batch, per_image, 1)
@@ -126,7 +130,7 @@ class _StandIns(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What is known of each query's posterior at one threshold."""
+    """What is known of each query's posterior at one threshold; `near` by this device only."""
 
     threshold: Float[Array, " r"]
     near: posterior.PosteriorState
@@ -201,6 +205,7 @@ def _open_until(
     start: int | Int[Array, ""],
     far: _StandIns,
     tolerance: float | Float[Array, ""],
+    sharded: bool,
 ) -> _Seen:
     """Lowers each query's threshold until its error estimate is within the tolerance."""
     rows, clusters = len(windows), len(far.values)
@@ -229,8 +234,22 @@ def _open_until(
 
         return posterior.merge(state, posterior.from_logits(estimates(block), weigh))
 
-    nothing = posterior.empty((rows,), channels, dtype)
-    first = lax.fori_loop(0, num_blocks, all_far, nothing)
+    def of_sample(tree):  # type: ignore[no-untyped-def]
+        """Constants, from here on different on devices with different noisy images."""
+        return lax.pcast(tree, parallel.SAMPLE, to="varying") if sharded else tree
+
+    def own(tree):  # type: ignore[no-untyped-def]
+        """Constants, from here on different on every device."""
+        return lax.pcast(of_sample(tree), parallel.DATA, to="varying") if sharded else tree
+
+    def of_all(state: posterior.PosteriorState) -> posterior.PosteriorState:
+        return posterior.merge_over(state, parallel.DATA) if sharded else state
+
+    def sum_of_all(tree):  # type: ignore[no-untyped-def]
+        return lax.psum(tree, parallel.DATA) if sharded else tree
+
+    nothing = own(posterior.empty((rows,), channels, dtype))
+    first = of_all(lax.fori_loop(0, num_blocks, all_far, nothing))
     # Estimated shares of the weight are relative to this; beyond rounding it does not matter.
     unit = first.maximum + jnp.log(first.weight)
 
@@ -317,15 +336,16 @@ def _open_until(
             near, misfits = lax.fori_loop(0, wanted.num_turns, add_units, (near, misfits))
             return near, misfits, far_sums
 
-        misfits = jnp.zeros((rows, 2), dtype)
-        sums = jnp.zeros((rows, far.values.shape[1]), dtype)
+        misfits = own(jnp.zeros((rows, 2), dtype))
+        sums = own(jnp.zeros((rows, far.values.shape[1]), dtype))
         near, misfits, sums = lax.fori_loop(0, num_blocks, add_block, (seen.near, misfits, sums))
+        misfits, far_weight, far_total = sum_of_all((misfits, sums[:, -1], totals(sums, along)))
         misfit, opened = misfits[:, 0], misfits[:, 1]
         # Where nothing is far, what had been expected of it does not count either.
-        level = jnp.where(sums[:, -1] > 0, unit, nothing.maximum)
-        far_state = posterior.PosteriorState(level, sums[:, -1], totals(sums, along))
-        state = posterior.merge(near, far_state)
-        share_far = sums[:, -1] * jnp.exp(level - state.maximum) / state.weight
+        level = jnp.where(far_weight > 0, unit, posterior.empty((rows,), channels, dtype).maximum)
+        far_state = posterior.PosteriorState(level, far_weight, far_total)
+        state = posterior.merge(of_all(near), far_state)
+        share_far = far_weight * jnp.exp(level - state.maximum) / state.weight
         # Relative to the weight that the stand-ins said the opened clusters had.
         misfit = misfit / jnp.maximum(opened, jnp.finfo(dtype).tiny)
         change = jnp.abs(posterior.mean(state) - mean).max(axis=-1)
@@ -340,16 +360,23 @@ def _open_until(
         )
         return _Seen(threshold, near, state, change, error)
 
-    # A query that one cluster decides learns about others from the nearest of them.
-    stride = max(1, clusters // _SUBSET)
-    some = jnp.matmul(features, far.log_weights[::stride].T, precision=lax.Precision.HIGHEST)
-    rank = min(max(4, _FEWEST // stride), some.shape[1])
-    share = jnp.exp(lax.top_k(some, rank)[0][:, -1] - unit)
+    # A query that one cluster decides learns about others from the nearest of them. Clusters are in
+    # random order, so the first are as good as any.
+    devices = lax.axis_size(parallel.DATA) if sharded else 1
+    some = far.log_weights[: max(1, _SUBSET // devices)]
+    some = jnp.matmul(features, some.T, precision=lax.Precision.HIGHEST)
+    rank = min(max(4, _FEWEST * some.shape[1] // clusters), some.shape[1])
+    best = lax.top_k(some, rank)[0]
+    if sharded:
+        best = lax.all_gather(best, parallel.DATA, axis=1, tiled=True, to="invarying")
+    share = jnp.exp(lax.top_k(best, rank)[0][:, -1] - unit)
     highest = jnp.minimum(_FIRST, share)
 
     # What fills the number of queries up wants nothing.
     unknown = jnp.where(jnp.arange(rows) < count, jnp.inf, 0).astype(dtype)
-    unseen = _Seen(jnp.full(rows, jnp.inf, dtype), nothing, first, jnp.zeros(rows, dtype), unknown)
+    threshold, change = jnp.full(rows, jnp.inf, dtype), jnp.zeros(rows, dtype)
+    threshold, change, unknown = of_sample((threshold, change, unknown))
+    unseen = _Seen(threshold, nothing, first, change, unknown)
     return lax.while_loop(lambda seen: jnp.any(seen.error > tolerance), lower, unseen)
 
 
