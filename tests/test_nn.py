@@ -210,6 +210,13 @@ def test_attention_is_global():
     np.testing.assert_array_equal(seen(network, (23, 5), 0), [23, 0, 5, 18])
 
 
+def test_normalisation_keeps_the_mean_of_an_image():
+    network = AttentionUNet((8, 8, 1), widths=(32, 64), padding="circular", rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 8, 8, 1)), jnp.float32)
+    noise = network.predict_noise(x, 0.9)
+    assert np.abs(network.predict_noise(x + 0.5, 0.9) - noise).max() > 1e-2
+
+
 def test_attention_needs_no_normalisation_to_be_global():
     block = elsjax.nn.attention_unet.SelfAttention(8, 2, dtype=jnp.float32, rngs=nnx.Rngs(0))
     x = jnp.asarray(images(1, (4, 4, 8)))

@@ -1,5 +1,6 @@
 """The UNet with self-attention: not local, the case that the theory is not made for."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ from jaxtyping import Array, Float
 
 from elsjax import checks
 from elsjax.nn.layers import PRECISION, Padding, conv, group_norm, linear
-from elsjax.nn.network import num_groups
 from elsjax.nn.unet import Shift, UNet
 from elsjax.schedules import Schedule
 
@@ -27,7 +27,7 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, channels: int, num_heads: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
         self.num_heads = num_heads
-        self.norm = group_norm(channels, num_groups(channels), dtype=dtype, rngs=rngs)
+        self.norm = group_norm(channels, _num_groups(channels), dtype=dtype, rngs=rngs)
         self.query_key_value = linear(channels, 3 * channels, dtype=dtype, rngs=rngs)
         self.last = linear(channels, channels, dtype=dtype, rngs=rngs)
 
@@ -82,7 +82,7 @@ class AttentionBlock(nnx.Module):
             conv(channels, outputs, kernel_size, padding, **common)
             for channels in (inputs, outputs)
         )
-        self.norms = nnx.List(group_norm(outputs, num_groups(outputs), **common) for _ in range(2))
+        self.norms = nnx.List(group_norm(outputs, _num_groups(outputs), **common) for _ in range(2))
         self.attention = None if num_heads is None else SelfAttention(outputs, num_heads, **common)
 
     def __call__(
@@ -176,3 +176,15 @@ class AttentionUNet(UNet):
     def receptive_field(self) -> int:
         """The window that holds the whole image from any of its pixels, `2 max(H, W) - 1`."""
         return 2 * max(self.image_shape[:2]) - 1
+
+
+def _num_groups(channels: int) -> int:
+    """Groups of a normalisation: at most 32 that divide the channels, of at least 4 each.
+
+    A channel alone in its group would lose its mean and scale, and with them those of the image; in
+    a group, channels keep them relative to each other.
+    """
+    groups = math.gcd(32, channels)
+    while groups > 1 and channels // groups < 4:
+        groups //= 2
+    return groups

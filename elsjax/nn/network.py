@@ -1,7 +1,6 @@
 """What all networks share: they predict the noise in x_t, and are denoisers by that."""
 
 import abc
-import math
 from typing import Any
 
 import jax
@@ -158,8 +157,3 @@ def _apply(
     graph: nnx.GraphDef[Network], weights: nnx.State, x: Array, t: Array, label: Array | None
 ) -> Array:
     return nnx.merge(graph, weights)(x, t, label)
-
-
-def num_groups(features: int) -> int:
-    """Groups of a normalisation of these features: 32, or the most that divides both."""
-    return math.gcd(32, features)
