@@ -51,7 +51,10 @@ class SelfAttention(nnx.Module):
 
 
 class AttentionBlock(nnx.Module):
-    """Two convolutions, each with group normalisation and ReLU; then attention, where asked for.
+    """Two convolutions beside a shortcut; then attention, where asked for.
+
+    Group normalisation and ReLU come before each convolution (Ho et al. 2020). What they take away,
+    the mean and scale of an image, goes through the shortcut.
 
     Args:
       inputs: channels that come in.
@@ -82,21 +85,25 @@ class AttentionBlock(nnx.Module):
             conv(channels, outputs, kernel_size, padding, **common)
             for channels in (inputs, outputs)
         )
-        self.norms = nnx.List(group_norm(outputs, _num_groups(outputs), **common) for _ in range(2))
+        self.norms = nnx.List(
+            group_norm(channels, _num_groups(channels), **common) for channels in (inputs, outputs)
+        )
+        self.shortcut = None if inputs == outputs else linear(inputs, outputs, **common)
         self.attention = None if num_heads is None else SelfAttention(outputs, num_heads, **common)
 
     def __call__(
         self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"]
     ) -> Float[Array, "b h w d"]:
         """Features [B, H, W, outputs] of images [B, H, W, inputs]."""
-        x = x + self.shift(embedding)
+        h = x + self.shift(embedding)
         for layer, norm in zip(self.convs, self.norms, strict=True):
-            x = nnx.relu(norm(layer(x)))
+            h = layer(nnx.relu(norm(h)))
+        x = h + (x if self.shortcut is None else self.shortcut(x))
         return x if self.attention is None else self.attention(x)
 
 
 class AttentionUNet(UNet):
-    """A `UNet` with group normalisation, and self-attention at chosen resolutions.
+    """A `UNet` of residual blocks with group normalisation, and self-attention at some resolutions.
 
     Attention and normalisation both reach over the whole image, whatever the padding. Attention
     has no positions: with circular padding the network commutes with the shifts of a `UNet`.
@@ -179,10 +186,10 @@ class AttentionUNet(UNet):
 
 
 def _num_groups(channels: int) -> int:
-    """Groups of a normalisation: at most 32 that divide the channels, of at least 4 each.
+    """Groups of a normalisation: at most 32 that divide the channels, of 4 or more if that can be.
 
-    A channel alone in its group would lose its mean and scale, and with them those of the image; in
-    a group, channels keep them relative to each other.
+    A channel alone in its group would lose its mean and scale; in a group, channels keep them
+    relative to each other.
     """
     groups = math.gcd(32, channels)
     while groups > 1 and channels // groups < 4:
