@@ -18,6 +18,8 @@ from elsjax.schedules import Schedule
 class SelfAttention(nnx.Module):
     """Every place attends to every place: `x + W softmax(q k / sqrt(d)) v`, q k v from norm(x).
 
+    W starts at zero.
+
     Args:
       channels: of the images; a multiple of num_heads.
       num_heads: number of heads.
@@ -29,7 +31,7 @@ class SelfAttention(nnx.Module):
         self.num_heads = num_heads
         self.norm = group_norm(channels, _num_groups(channels), dtype=dtype, rngs=rngs)
         self.query_key_value = linear(channels, 3 * channels, dtype=dtype, rngs=rngs)
-        self.last = linear(channels, channels, dtype=dtype, rngs=rngs)
+        self.last = linear(channels, channels, zero=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Images of the same shape."""
@@ -54,7 +56,8 @@ class AttentionBlock(nnx.Module):
     """Two convolutions beside a shortcut; then attention, where asked for.
 
     Group normalisation and ReLU come before each convolution (Ho et al. 2020). What they take away,
-    the mean and scale of an image, goes through the shortcut.
+    the mean and scale of an image, goes through the shortcut, which is all of the block at first:
+    the second convolution starts at zero.
 
     Args:
       inputs: channels that come in.
@@ -82,8 +85,8 @@ class AttentionBlock(nnx.Module):
         common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         self.shift = Shift(embedding_width, inputs, **common)
         self.convs = nnx.List(
-            conv(channels, outputs, kernel_size, padding, **common)
-            for channels in (inputs, outputs)
+            conv(channels, outputs, kernel_size, padding, zero=last, **common)
+            for channels, last in ((inputs, False), (outputs, True))
         )
         self.norms = nnx.List(
             group_norm(channels, _num_groups(channels), **common) for channels in (inputs, outputs)

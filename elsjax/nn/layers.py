@@ -27,11 +27,15 @@ def conv(
     kernel_size: int,
     padding: Padding,
     *,
+    zero: bool = False,
     dtype: jnp.dtype,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
-    """Convolution [B, H, W, inputs] -> [B, H, W, outputs]; kernel_size is odd."""
-    init = _uniform(inputs * kernel_size**2)
+    """Convolution [B, H, W, inputs] -> [B, H, W, outputs], at first zero on request.
+
+    kernel_size is odd.
+    """
+    init = jax.nn.initializers.zeros if zero else _uniform(inputs * kernel_size**2)
     return nnx.Conv(
         inputs,
         outputs,
@@ -45,9 +49,11 @@ def conv(
     )
 
 
-def linear(inputs: int, outputs: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """Affine map of the last axis, [..., inputs] -> [..., outputs]."""
-    init = _uniform(inputs)
+def linear(
+    inputs: int, outputs: int, *, zero: bool = False, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """Affine map of the last axis, [..., inputs] -> [..., outputs], at first zero on request."""
+    init = jax.nn.initializers.zeros if zero else _uniform(inputs)
     return nnx.Linear(
         inputs,
         outputs,
