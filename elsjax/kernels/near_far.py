@@ -234,13 +234,15 @@ def _open_until(
 
         return posterior.merge(state, posterior.from_logits(estimates(block), weigh))
 
-    def of_sample(tree):  # type: ignore[no-untyped-def]
+    def varying_over_samples(tree):  # type: ignore[no-untyped-def]
         """Constants, from here on different on devices with different noisy images."""
         return lax.pcast(tree, parallel.SAMPLE, to="varying") if sharded else tree
 
-    def own(tree):  # type: ignore[no-untyped-def]
+    def varying(tree):  # type: ignore[no-untyped-def]
         """Constants, from here on different on every device."""
-        return lax.pcast(of_sample(tree), parallel.DATA, to="varying") if sharded else tree
+        return (
+            lax.pcast(varying_over_samples(tree), parallel.DATA, to="varying") if sharded else tree
+        )
 
     def of_all(state: posterior.PosteriorState) -> posterior.PosteriorState:
         return posterior.merge_over(state, parallel.DATA) if sharded else state
@@ -248,7 +250,7 @@ def _open_until(
     def sum_of_all(tree):  # type: ignore[no-untyped-def]
         return lax.psum(tree, parallel.DATA) if sharded else tree
 
-    nothing = own(posterior.empty((rows,), channels, dtype))
+    nothing = varying(posterior.empty((rows,), channels, dtype))
     first = of_all(lax.fori_loop(0, num_blocks, all_far, nothing))
     # Estimated shares of the weight are relative to this; beyond rounding it does not matter.
     unit = first.maximum + jnp.log(first.weight)
@@ -336,8 +338,8 @@ def _open_until(
             near, misfits = lax.fori_loop(0, wanted.num_turns, add_units, (near, misfits))
             return near, misfits, far_sums
 
-        misfits = own(jnp.zeros((rows, 2), dtype))
-        sums = own(jnp.zeros((rows, far.values.shape[1]), dtype))
+        misfits = varying(jnp.zeros((rows, 2), dtype))
+        sums = varying(jnp.zeros((rows, far.values.shape[1]), dtype))
         near, misfits, sums = lax.fori_loop(0, num_blocks, add_block, (seen.near, misfits, sums))
         misfits, far_weight, far_total = sum_of_all((misfits, sums[:, -1], totals(sums, along)))
         misfit, opened = misfits[:, 0], misfits[:, 1]
@@ -375,7 +377,7 @@ def _open_until(
     # What fills the number of queries up wants nothing.
     unknown = jnp.where(jnp.arange(rows) < count, jnp.inf, 0).astype(dtype)
     threshold, change = jnp.full(rows, jnp.inf, dtype), jnp.zeros(rows, dtype)
-    threshold, change, unknown = of_sample((threshold, change, unknown))
+    threshold, change, unknown = varying_over_samples((threshold, change, unknown))
     unseen = _Seen(threshold, nothing, first, change, unknown)
     return lax.while_loop(lambda seen: jnp.any(seen.error > tolerance), lower, unseen)
 
