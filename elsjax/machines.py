@@ -13,7 +13,7 @@ from elsjax import checks, parallel
 from elsjax.denoisers import Denoiser
 from elsjax.dictionaries import Dictionary, Kind, Part, WindowPart
 from elsjax.kernels import dense, near_far
-from elsjax.kernels.index import PatchIndex, load_index, specs, spread
+from elsjax.kernels.index import PatchIndex, load_index, partition_specs, spread
 from elsjax.pixels import to_float, to_uint8
 from elsjax.schedules import CosineSchedule, Schedule
 from elsjax.windows import WindowSchedule
@@ -52,8 +52,8 @@ class ScoreMachine(Denoiser):
       tolerance: None for exact posterior means. Else the error per pixel, in units of [-1, 1], up
         to which whole datasets are looked up through an index of their patches, wherever that is
         faster (`elsjax.kernels.near_far`); `denoise_with_error` gives the estimates. Needs 8-bit
-        images; t and label must then be values on the host. An index is built when
-        first needed, in minutes for a whole dataset, and kept in the user's cache directory.
+        images; t and label must then be values on the host. An index is built when first needed, in
+        minutes for a whole dataset, and kept in the user's cache directory.
       mesh: devices to share the work, as `elsjax.make_mesh` gives them; each uses memory_budget.
         None for one device. With a tolerance each device holds all images, and a share of the
         index; then, where "data" is no power of two, results differ within the tolerance.
@@ -457,7 +457,7 @@ def _approximate_mean(
     approximate = functools.partial(_approximate_share, dictionary, blocks, mesh)
     if mesh is not None:
         samples = jax.P(parallel.SAMPLE)
-        of_indices = tuple(None if index is None else specs() for index in indices)
+        of_indices = tuple(None if index is None else partition_specs() for index in indices)
         approximate = jax.shard_map(
             approximate,
             mesh=mesh,
@@ -481,15 +481,15 @@ def _approximate_share(
     tolerance: Float[Array, ""],
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
     """What one device computes of `_approximate_mean`."""
-    first, span = ranges[0], ranges[1] - ranges[0]
-    start, stop = first, ranges[1]
-    if mesh is not None:  # every device has all images, and sums over its share
-        hand, hands = jax.lax.axis_index(parallel.DATA), mesh.shape[parallel.DATA]
-        share = -(-span // hands)
-        start = first + jnp.minimum(hand * share, span)
-        stop = first + jnp.minimum((hand + 1) * share, span)
-        span = share
     sharded = mesh is not None
+    hand, hands = (
+        (0, 1) if mesh is None else (jax.lax.axis_index(parallel.DATA), mesh.shape[parallel.DATA])
+    )
+    # Every device has all images, and sums over its share.
+    first, last = ranges[0], ranges[1]
+    span = -(-(last - first) // hands)
+    start = jnp.minimum(first + hand * span, last)
+    stop = jnp.minimum(start + span, last)
     painted, errors = [], []
     for part, cut, index in zip(dictionary.parts, blocks, indices, strict=True):
         if index is None or not isinstance(part, WindowPart):

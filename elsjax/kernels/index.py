@@ -172,10 +172,10 @@ def spread(index: PatchIndex, mesh: jax.sharding.Mesh) -> PatchIndex:
             values = parallel.deal(np.concatenate([values, empty]), hands)
         return jax.device_put(values, jax.NamedSharding(mesh, spec))
 
-    return jax.tree.map(place, index, specs())
+    return jax.tree.map(place, index, partition_specs())
 
 
-def specs() -> PatchIndex:
+def partition_specs() -> PatchIndex:
     """How `spread` partitions each array."""
     fields = {field.name: jax.P(parallel.DATA) for field in dataclasses.fields(PatchIndex)}
     return PatchIndex(**fields | {"mean": jax.P(), "axes": jax.P()})  # type: ignore[arg-type]
