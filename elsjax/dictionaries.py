@@ -12,8 +12,8 @@ training images into keys and values, and posterior means back into pixels; how 
 is the kernel's business.
 
 Along a tied axis, windows of neighbouring groups share most of their products. So queries and keys
-are cut into strips, one for each coordinate of the image along the tied axes; a patch's logit is
-the sum of its strips', and the strips are shared by all groups whose windows cover them.
+are cut into strips, one for each coordinate along the tied axes that a window covers; a patch's
+logit is the sum of its strips', and the strips are shared by all groups whose windows cover them.
 
 Axis names: b noisy images, n training images, s strips, g groups, q queries per group and noisy
 image, k keys per group and training image, d entries of a key, v entries of a value; r = b q,
@@ -78,9 +78,11 @@ class WindowPart:
 
     @property
     def num_strips(self) -> int:
-        """s: number of strips, one for each coordinate of the image along each tied axis."""
+        """s: number of strips, one for each coordinate covered along each tied axis."""
         return math.prod(
-            side for axis, side in zip(self._axes, self.image_shape[:2], strict=True) if axis.tied
+            self._strip_coordinates(index).size
+            for index, axis in enumerate(self._axes)
+            if axis.tied
         )
 
     @property
@@ -140,18 +142,15 @@ class WindowPart:
 
     def sum_strips(self, logits: Float[Array, "s r l"]) -> Float[Array, "g r l"]:
         """Adds up, for each group, the strips that its windows cover."""
-        for index, (axis, side, reach) in enumerate(
-            zip(self._axes, self.image_shape[:2], self.window, strict=True)
-        ):
+        for index, axis in enumerate(self._axes):
             if axis.tied:
-                distance = np.abs(_coordinates(axis.keys)[:, None] - np.arange(side))
-                covers = jnp.asarray(distance <= reach // 2, logits.dtype)
+                covers = self._near(index, self._strip_coordinates(index))
                 # Rows come before columns: groups of rows are done when columns are summed.
                 before = self.rows.num_keys if index == 1 and self.rows.tied else 1
-                strips = logits.reshape(before, side, -1)
-                logits = jnp.einsum("gs,bsx->bgx", covers, strips, precision="highest").reshape(
-                    -1, *logits.shape[1:]
-                )
+                strips = logits.reshape(before, covers.shape[1], -1)
+                stops = np.cumsum([stop - start for start, stop in axis.keys])[:-1]
+                sums = [_sum_covered(strips, of_run) for of_run in np.split(covers, stops)]
+                logits = jnp.concatenate(sums, axis=1).reshape(-1, *logits.shape[1:])
         return logits
 
     def paint(self, means: Float[Array, "g b q v"]) -> Float[Array, "b p v"]:
@@ -169,15 +168,27 @@ class WindowPart:
     def _axes(self) -> tuple[AxisPart, AxisPart]:
         return self.rows, self.columns
 
+    def _strip_coordinates(self, index: int) -> np.ndarray:
+        """The coordinates along a tied axis that any of its windows covers."""
+        everywhere = np.arange(self.image_shape[index])
+        return everywhere[self._near(index, everywhere).any(axis=0)]
+
+    def _near(self, index: int, coordinates: np.ndarray) -> np.ndarray:
+        """Whether each window of a tied axis covers each coordinate, [groups, coordinates]."""
+        centres = _coordinates(self._axes[index].keys)
+        return np.abs(centres[:, None] - coordinates) <= self.window[index] // 2
+
     def _strips(
         self, images: Float[Array, "n h w c"], runs: list[Runs], window: Sides, padding: Padding
     ) -> Float[Array, "s n k d"]:
-        """Patches centred on runs of rows and columns; a tied axis is kept as it is, unjoined."""
+        """Patches centred on runs of rows and columns; along a tied axis, the strips, unjoined."""
 
         def patches_of(image: Float[Array, "h w c"]) -> Float[Array, "y x d"]:
             for axis in (1, 0):
-                if not self._axes[axis].tied:
-                    image = _join_windows(image, axis, runs[axis], window[axis], padding)
+                tied = self._axes[axis].tied
+                centres = _runs(self._strip_coordinates(axis)) if tied else runs[axis]
+                side = 1 if tied else window[axis]
+                image = _join_windows(image, axis, centres, side, padding)
             return image
 
         return self._tied_first(jax.vmap(patches_of)(images))
@@ -349,6 +360,35 @@ class Dictionary:
 def _coordinates(runs: Runs) -> np.ndarray:
     """All coordinates of the runs."""
     return np.concatenate([np.arange(start, stop) for start, stop in runs])
+
+
+def _runs(coordinates: np.ndarray) -> Runs:
+    """Ascending coordinates as runs: the inverse of `_coordinates`."""
+    pieces = np.split(coordinates, np.flatnonzero(np.diff(coordinates) > 1) + 1)
+    return tuple((int(piece[0]), int(piece[-1]) + 1) for piece in pieces)
+
+
+def _sum_covered(strips: Float[Array, "b s x"], covers: np.ndarray) -> Float[Array, "b g x"]:
+    """Sums of the strips that each of some neighbouring windows covers, [groups, strips]."""
+    if np.all(covers[1:] <= covers[:-1]):
+        return jnp.flip(_running_sums(strips, covers[::-1]), axis=1)
+    if np.all(covers[1:] >= covers[:-1]):
+        return _running_sums(strips, covers)
+    weights = jnp.asarray(covers, strips.dtype)
+    return jnp.einsum("gs,bsx->bgx", weights, strips, precision="highest")
+
+
+def _running_sums(strips: Float[Array, "b s x"], covers: np.ndarray) -> Float[Array, "b g x"]:
+    """`_sum_covered` for windows at a border: each covers what the one before covers, and more."""
+    sums: list[Array] = []
+    total = jnp.zeros_like(strips[:, 0])
+    covered = np.zeros(covers.shape[1], bool)
+    for of_window in covers:
+        for strip in np.flatnonzero(of_window & ~covered):
+            total += strips[:, strip]
+        sums.append(total)
+        covered = of_window
+    return jnp.stack(sums, axis=1)
 
 
 def _join_windows(
