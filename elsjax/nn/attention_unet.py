@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from elsjax import checks
+from elsjax.denoisers import per_image
 from elsjax.nn.layers import PRECISION, Padding, conv, group_norm, linear
 from elsjax.nn.unet import Shift, UNet
 from elsjax.schedules import Schedule
@@ -111,6 +112,10 @@ class AttentionUNet(UNet):
     Attention and normalisation both reach over the whole image, whatever the padding. Attention
     has no positions: with circular padding the network commutes with the shifts of a `UNet`.
 
+    What comes out of the last convolution is the velocity `v = alpha eps - sigma x_0` (Salimans &
+    Ho 2022); the noise is `sigma x_t + alpha v`. So at t -> 1, where x_0 follows from the noise by
+    a division by alpha, what normalisation loses of an image's mean and scale does no harm.
+
     Args:
       image_shape: (height, width, channels) of the images; see `UNet`.
       widths: channels at each resolution, finest first; at least two.
@@ -181,6 +186,16 @@ class AttentionUNet(UNet):
             dtype=self.dtype,
             rngs=rngs,
         )
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        t: Float[Array, " b"],
+        label: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "b h w c"]:
+        """See `Network.__call__`."""
+        alpha, sigma = (per_image(level).astype(self.dtype) for level in self.schedule(t))
+        return sigma * x.astype(self.dtype) + alpha * super().__call__(x, t, label)
 
     @property
     def receptive_field(self) -> int:
