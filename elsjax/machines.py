@@ -13,12 +13,12 @@ from elsjax import checks, parallel
 from elsjax.denoisers import Denoiser
 from elsjax.dictionaries import Dictionary, Kind, Part, WindowPart
 from elsjax.kernels import dense, near_far
-from elsjax.kernels.index import PatchIndex, load_index, partition_specs, spread
+from elsjax.kernels.index import PatchIndex, lay_out, load_index, partition_specs, spread
 from elsjax.pixels import to_float, to_uint8
 from elsjax.schedules import CosineSchedule, Schedule
 from elsjax.windows import WindowSchedule
 
-_LEAVES = ("_images", "_mean_pixel", "_indices")
+_LEAVES = ("_images", "_mean_pixel", "_indices", "_patches")
 
 
 @jax.tree_util.register_pytree_node_class
@@ -96,6 +96,7 @@ class ScoreMachine(Denoiser):
         self.tolerance = tolerance
         self.mesh = mesh
         self._indices: dict[str, PatchIndex] = {}
+        self._patches: dict[str, Array] = {}
         self._class_ranges: dict[int, tuple[int, int]] | None = None
         for side in window.windows if isinstance(window, WindowSchedule) else (window,):
             Dictionary(kind, self.image_shape, side, wrap_patches)
@@ -257,18 +258,26 @@ class ScoreMachine(Denoiser):
         )
         return mean[:count], error[:count]
 
-    def _index(self, part: WindowPart, start: int, stop: int) -> PatchIndex:
-        """The index of the training images [start, stop), its clusters spread over the mesh."""
+    def _index(self, part: WindowPart, start: int, stop: int) -> tuple[PatchIndex, Array]:
+        """The index of the training images [start, stop), spread over the mesh, and its patches."""
         name = f"{part.window[0]}x{part.window[1]} of {start} to {stop}"
+        if name not in self._patches and isinstance(self._images, jax.core.Tracer):
+            raise ValueError(
+                f"no index of {name} yet: denoise once outside of jax.jit, which builds it"
+            )
         if name not in self._indices:
-            if isinstance(self._images, jax.core.Tracer):
-                raise ValueError(
-                    f"no index of {name} yet: denoise once outside of jax.jit, which builds it"
-                )
             images = self._images.addressable_data(0)
             index = load_index(np.asarray(images[start:stop]), part)
             self._indices[name] = index if self.mesh is None else spread(index, self.mesh)
-        return self._indices[name]
+        if name not in self._patches:
+            index = self._indices[name]
+            # Patches of other windows make room, the oldest first.
+            needed = index.counts.size * part.key_size
+            held = sum(patches.size for patches in self._patches.values())
+            while self._patches and held + needed > near_far.MOST_BYTES:
+                held -= self._patches.pop(next(iter(self._patches))).size
+            self._patches[name] = lay_out(index, self._images, part, start, self.mesh)
+        return self._indices[name], self._patches[name]
 
     def _denoise(
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
@@ -447,7 +456,7 @@ def _approximate_mean(
     images: Array,
     mean_pixel: Float[Array, " c"],
     ranges: Int[Array, "2"],
-    indices: tuple[PatchIndex | None, ...],
+    indices: tuple[tuple[PatchIndex, Array] | None, ...],
     tolerance: Float[Array, ""],
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
     """Posterior mean and error over the images [start, stop), near-far where there is an index.
@@ -457,7 +466,8 @@ def _approximate_mean(
     approximate = functools.partial(_approximate_share, dictionary, blocks, mesh)
     if mesh is not None:
         samples = jax.P(parallel.SAMPLE)
-        of_indices = tuple(None if index is None else partition_specs() for index in indices)
+        of_index = (partition_specs(), jax.P(parallel.DATA))
+        of_indices = tuple(None if index is None else of_index for index in indices)
         approximate = jax.shard_map(
             approximate,
             mesh=mesh,
@@ -477,7 +487,7 @@ def _approximate_share(
     images: Array,
     mean_pixel: Float[Array, " c"],
     ranges: Int[Array, "2"],
-    indices: tuple[PatchIndex | None, ...],
+    indices: tuple[tuple[PatchIndex, Array] | None, ...],
     tolerance: Float[Array, ""],
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
     """What one device computes of `_approximate_mean`."""
@@ -500,9 +510,8 @@ def _approximate_share(
             error = jnp.zeros_like(mean[..., 0])
         else:
             mean, error = near_far.posterior_mean(
-                part, x, alpha[0], sigma[0], images, mean_pixel, index, first, tolerance,
-                sharded=sharded,
-            )  # fmt: skip
+                part, x, alpha[0], sigma[0], mean_pixel, *index, tolerance, sharded=sharded
+            )
         painted.append(mean)
         errors.append(error)
     mean, error = (_put_together(dictionary.parts, of_parts) for of_parts in (painted, errors))

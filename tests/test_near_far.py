@@ -55,9 +55,9 @@ def test_tolerance_zero_is_exact(x64, kind, wrap, shape, window, sigma):
     x = jnp.asarray(np.random.default_rng(2).standard_normal((3, *shape)))
     pixels, origin = jnp.asarray(images), jnp.full(shape[2], 0.1)
     alpha = 0.8
-    mean, error = near_far.posterior_mean(
-        part, x, alpha, sigma, pixels, origin, index.build_index(images, part), 0, 0.0
-    )
+    built = index.build_index(images, part)
+    patches = index.lay_out(built, pixels, part, 0)
+    mean, error = near_far.posterior_mean(part, x, alpha, sigma, origin, built, patches, 0.0)
     blocks = dense.plan_blocks(part, 3, 150, 8, 2**22)
     levels = jnp.full(3, alpha), jnp.full(3, sigma)
     exact = dense.posterior_mean(part, blocks, x, *levels, pixels, origin, 0, 150, span=150)
@@ -235,8 +235,9 @@ def test_lowers_for_every_platform(platform):
 
     @jax.jit
     def evaluate(x, level, images, built):
+        patches = index.lay_out(built, images, part, 0)
         return near_far.posterior_mean(
-            part, x, level, level, images, jnp.zeros(3), built, 0, level / 100
+            part, x, level, level, jnp.zeros(3), built, patches, level / 100
         )
 
     shapes = jax.tree.map(

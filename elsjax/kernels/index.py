@@ -1,7 +1,8 @@
 """An index of training patches: clusters of similar patches, and what stands in for each.
 
 Built once for a dictionary and a window size. It holds places, not patches: a cluster is a fixed
-number of places (training image, row, column) of distinct patches, with how often each occurs.
+number of places (training image, row, column) of distinct patches, with how often each occurs. The
+patches themselves are cut out in seconds, for the time that they are needed.
 Clusters are the leaves of a balanced tree, split at the median along the principal axis in which a
 node extends furthest. What stands in for a cluster is a Gaussian: its number of patches, mean,
 variances along the principal axes of all patches and, beyond them, one variance for all the rest.
@@ -10,6 +11,7 @@ Axis names: k clusters, l places of a cluster, d entries of a patch, m principal
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -41,6 +43,9 @@ _MOST = 2**15
 # Patches taken at a time while an index is built, and those that the principal axes come from.
 _CHUNK = 2**18
 _SAMPLE = 200_000
+
+# Clusters laid out at a time.
+_CUT_AT_ONCE = 64
 
 
 @jax.tree_util.register_dataclass
@@ -173,6 +178,55 @@ def spread(index: PatchIndex, mesh: jax.sharding.Mesh) -> PatchIndex:
         return jax.device_put(values, jax.NamedSharding(mesh, spec))
 
     return jax.tree.map(place, index, partition_specs())
+
+
+def lay_out(
+    index: PatchIndex,
+    images: UInt8[Array, "n h w c"],
+    part: WindowPart,
+    start: int,
+    mesh: jax.sharding.Mesh | None = None,
+) -> UInt8[Array, "k e"]:
+    """The patches of an index, cluster by cluster.
+
+    Args:
+      index: as `load_index` gives it, or `spread`.
+      images: all training images.
+      part: the part of the index.
+      start: the first image that the index is of.
+      mesh: over which it is spread; each device lays out the clusters of its own.
+
+    Returns:
+      [K, L P² C]: rows first, then columns, then channels.
+    """
+    cut = functools.partial(_cut_out, part)
+    if mesh is not None:
+        specs = jax.P(parallel.DATA), jax.P(), jax.P()
+        cut = jax.shard_map(cut, mesh=mesh, in_specs=specs, out_specs=jax.P(parallel.DATA))
+    return jax.jit(cut)(index.places, images, jnp.asarray(start, jnp.int32))
+
+
+def _cut_out(
+    part: WindowPart,
+    places: Int[Array, "k l"],
+    images: UInt8[Array, "n h w c"],
+    start: Int[Array, ""],
+) -> UInt8[Array, "k e"]:
+    """What one device lays out."""
+    channels = images.shape[3]
+    sides = (1, part.window[0], part.window[1] * channels)
+    lines = padded(images, part)
+    lines = lines.reshape(*lines.shape[:2], -1)
+
+    def patch(place: Array) -> Array:
+        image, inside = jnp.divmod(place, part.keys_per_image)
+        row, column = jnp.divmod(inside, part.columns.num_keys)
+        return jax.lax.dynamic_slice(lines, (start + image, row, column * channels), sides)
+
+    at_once = math.gcd(_CUT_AT_ONCE, len(places))
+    # Patches keep their sides until all are there: XLA copies their rows whole then, on a CPU.
+    cut = jax.lax.map(jax.vmap(patch), places.reshape(len(places) // at_once, -1))
+    return cut.reshape(len(places), -1)
 
 
 def partition_specs() -> PatchIndex:

@@ -10,8 +10,9 @@ exact weight and mean are compared with those of its Gaussian. That error, in pr
 weight that is still far, is the estimate of a query's error. The threshold falls, query by query,
 until the estimate is within the tolerance; with a tolerance of 0 all clusters are opened.
 
-Clusters, not queries, take turns: a cluster's patches are cut out of the images once for up to
-`_SLOTS` queries that want them, in any noisy image.
+Clusters, not queries, take turns: a cluster's patches are read once for up to `_SLOTS` queries that
+want them, in any noisy image. They lie in memory cluster by cluster: to cut each out of its image
+takes several times as long as all that is computed with it.
 
 Axis names: r queries, k clusters, l places of a cluster, d entries of a patch, m principal axes,
 f features, v entries of a stand-in's value, u clusters at a time, s slots, c channels.
@@ -26,19 +27,25 @@ from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from elsjax import parallel, posterior
 from elsjax.dictionaries import Part, WindowPart
-from elsjax.kernels.index import PatchIndex, padded
+from elsjax.kernels.index import PatchIndex
 from elsjax.pixels import to_float
 
 # Patches below which, and entries of a patch above which, the dense kernel is faster, measured on a
 # CPU: clusters of large patches tell little of them, and there are few positions to save.
-_FEWEST_PATCHES, _MOST_ENTRIES = 2**23, 150
+_FEWEST_PATCHES, _MOST_ENTRIES = 2**23, 120
+
+# Bytes that the patches of an index may take, laid out cluster by cluster.
+MOST_BYTES = 2**33
 
 # Queries that share a cluster's patches, and clusters opened at a time.
 _SLOTS = 4
-_UNITS = 256
+_UNITS = 128
 
 # Entries of a block of estimates, queries × clusters.
 _BLOCK = 2**22
+
+# Queries whose thresholds are lowered at a time: a share of all, or as many as fill a product.
+_TURNS, _FEWEST_QUERIES = 4, 128
 
 # The fewest clusters that a query opens, about, and of how many its threshold for that is found.
 _FEWEST, _SUBSET = 128, 8192
@@ -55,6 +62,8 @@ _FIRST, _STEP, _LAST = 1e-3, 1 / 4, 1e-6
 def pays(part: Part, num_images: int) -> TypeGuard[WindowPart]:
     """Whether clusters pay: not for few patches, nor where each pixel has patches of its own.
 
+    Patches that would take more than 8 GiB, in uint8, are not laid out either.
+
     Args:
       part: the part of the dictionary.
       num_images: number of training images.
@@ -65,8 +74,10 @@ def pays(part: Part, num_images: int) -> TypeGuard[WindowPart]:
     if not isinstance(part, WindowPart) or part.rows.tied or part.columns.tied:
         return False
     patches = num_images * part.keys_per_image
+    if part.key_size > _MOST_ENTRIES or patches * part.key_size > MOST_BYTES:
+        return False
     # Places are integers of 32 bits.
-    return _FEWEST_PATCHES < patches < 2**31 and part.key_size <= _MOST_ENTRIES
+    return _FEWEST_PATCHES < patches < 2**31
 
 
 def posterior_mean(
@@ -74,10 +85,9 @@ def posterior_mean(
     x: Float[Array, "b h w c"],
     alpha: Float[Array, ""],
     sigma: Float[Array, ""],
-    images: UInt8[Array, "n h w c"],
     origin: Float[Array, " c"],
     index: PatchIndex,
-    start: int | Int[Array, ""],
+    patches: UInt8[Array, "k e"],
     tolerance: float | Float[Array, ""],
     *,
     sharded: bool = False,
@@ -89,10 +99,9 @@ def posterior_mean(
       x: noisy images.
       alpha: signal level.
       sigma: noise level.
-      images: all training images.
       origin: pixel that counts as 0 in the arithmetic; does not change the result beyond rounding.
       index: clusters of the part's patches in the training images that count.
-      start: the first of those.
+      patches: those patches, as `elsjax.kernels.index.lay_out` gives them.
       tolerance: error estimate to go below, in pixels of [-1, 1].
       sharded: inside `jax.shard_map` over a mesh of `elsjax.parallel`: the clusters are the
         device's own, and the mean is over those of all devices along "data".
@@ -114,9 +123,19 @@ def posterior_mean(
     norms = jnp.sum(windows * windows, axis=1, keepdims=True)
     features = jnp.concatenate([windows, along, along * along, norms, jnp.ones_like(norms)], axis=1)
     seen = _open_until(
-        part, count, windows, features, along, alpha, sigma, padded(images, part), shift, index,
-        start, far, tolerance, sharded,
-    )  # fmt: skip
+        count,
+        windows,
+        features,
+        along,
+        alpha,
+        sigma,
+        shift,
+        index,
+        patches,
+        far,
+        tolerance,
+        sharded,
+    )
     mean = posterior.mean(seen.state)[:count].reshape(1, batch, per_image, -1)
     error = seen.error[:count].reshape(1, batch, per_image, 1)
     return part.paint(mean) + origin[None, None], part.paint(error)[..., 0]
@@ -127,6 +146,19 @@ class _StandIns(NamedTuple):
 
     log_weights: Float[Array, "k f"]
     values: Float[Array, "k v"]
+
+
+class _Queries(NamedTuple):
+    """What a query is, its coordinates along the principal axes, and how it starts.
+
+    Shares of the weight are relative to `unit`, a logarithm; `highest` is the first threshold.
+    """
+
+    windows: Float[Array, "r d"]
+    features: Float[Array, "r f"]
+    along: Float[Array, "r m"]
+    unit: Float[Array, " r"]
+    highest: Float[Array, " r"]
 
 
 class _Seen(NamedTuple):
@@ -192,17 +224,15 @@ def _stand_ins(
 
 
 def _open_until(
-    part: WindowPart,
     count: int,
     windows: Float[Array, "r d"],
     features: Float[Array, "r f"],
     along: Float[Array, "r m"],
     alpha: Float[Array, ""],
     sigma: Float[Array, ""],
-    images: UInt8[Array, "n h w c"],
     shift: Float[Array, " d"],
     index: PatchIndex,
-    start: int | Int[Array, ""],
+    patches: UInt8[Array, "k e"],
     far: _StandIns,
     tolerance: float | Float[Array, ""],
     sharded: bool,
@@ -211,16 +241,17 @@ def _open_until(
     rows, clusters = len(windows), len(far.values)
     channels = index.slopes.shape[2]
     dtype = windows.dtype
-    size = max(1, min(clusters, 2 ** (_BLOCK // rows).bit_length() // 2))
-    num_blocks = clusters // size
 
-    def block_of(array: Array, block: Array) -> Array:
+    def block_size(rows: int) -> int:
+        """Clusters whose weights are estimated at a time; divides their number."""
+        return max(1, min(clusters, 2 ** (_BLOCK // rows).bit_length() // 2))
+
+    def block_of(array: Array, block: Array, size: int) -> Array:
         return lax.dynamic_slice_in_dim(array, block * size, size)
 
-    def estimates(block: Array) -> Float[Array, "r k"]:
-        return jnp.matmul(
-            features, block_of(far.log_weights, block).T, precision=lax.Precision.HIGHEST
-        )
+    def estimates(features: Array, block: Array, size: int) -> Float[Array, "r k"]:
+        log_weights = block_of(far.log_weights, block, size)
+        return jnp.matmul(features, log_weights.T, precision=lax.Precision.HIGHEST)
 
     def totals(sums: Float[Array, "*r v"], along: Float[Array, "*r m"]) -> Float[Array, "*r c"]:
         """Weighted values from weighted sums of stand-ins' values."""
@@ -228,11 +259,15 @@ def _open_until(
         return sums[..., :channels] + jnp.sum(along[..., None] * slopes, axis=-2)
 
     def all_far(block: Array, state: posterior.PosteriorState) -> posterior.PosteriorState:
+        size = block_size(rows)
+
         def weigh(weights: Array) -> tuple[Array, Array]:
-            sums = jnp.matmul(weights, block_of(far.values, block), precision=lax.Precision.HIGHEST)
+            values = block_of(far.values, block, size)
+            sums = jnp.matmul(weights, values, precision=lax.Precision.HIGHEST)
             return sums[:, -1], totals(sums, along)
 
-        return posterior.merge(state, posterior.from_logits(estimates(block), weigh))
+        logits = estimates(features, block, size)
+        return posterior.merge(state, posterior.from_logits(logits, weigh))
 
     def varying_over_samples(tree):  # type: ignore[no-untyped-def]
         """Constants, from here on different on devices with different noisy images."""
@@ -251,11 +286,13 @@ def _open_until(
         return lax.psum(tree, parallel.DATA) if sharded else tree
 
     nothing = varying(posterior.empty((rows,), channels, dtype))
-    first = of_all(lax.fori_loop(0, num_blocks, all_far, nothing))
+    first = of_all(lax.fori_loop(0, clusters // block_size(rows), all_far, nothing))
     # Estimated shares of the weight are relative to this; beyond rounding it does not matter.
     unit = first.maximum + jnp.log(first.weight)
 
-    def lower(seen: _Seen) -> _Seen:
+    def lower(queries: _Queries, seen: _Seen) -> _Seen:
+        windows, features, along, unit, highest = queries
+        rows, size = len(windows), block_size(len(windows))
         done = seen.error <= tolerance
         lowered = jnp.where(jnp.isinf(seen.threshold), highest, seen.threshold * _STEP)
         threshold = jnp.where(
@@ -267,11 +304,11 @@ def _open_until(
             block: Array, sums: tuple[posterior.PosteriorState, Array, Array]
         ) -> tuple[posterior.PosteriorState, Array, Array]:
             near, misfits, far_sums = sums
-            shares = jnp.exp(estimates(block) - unit[:, None])
+            shares = jnp.exp(estimates(features, block, size) - unit[:, None])
             stay = shares < threshold[:, None]
             far_sums = far_sums + jnp.matmul(
                 jnp.where(stay, shares, 0),
-                block_of(far.values, block),
+                block_of(far.values, block, size),
                 precision=lax.Precision.HIGHEST,
             )
             wanted = _pack(~stay & (shares < seen.threshold[:, None]) & ~done[:, None])
@@ -283,15 +320,13 @@ def _open_until(
                 cluster, query, valid = wanted.unit(turn)
                 cluster = cluster + block * size
                 exact = _open(
-                    part,
                     windows[query],
                     alpha,
                     sigma,
-                    images,
                     shift,
-                    start,
-                    index.places[cluster],
+                    patches[cluster],
                     index.counts[cluster],
+                    channels,
                 )
                 near = _make_room(near, exact.maximum, jnp.where(valid, query, rows))
                 scale = jnp.where(valid, jnp.exp(exact.maximum - near.maximum[query]), 0)
@@ -340,7 +375,9 @@ def _open_until(
 
         misfits = varying(jnp.zeros((rows, 2), dtype))
         sums = varying(jnp.zeros((rows, far.values.shape[1]), dtype))
-        near, misfits, sums = lax.fori_loop(0, num_blocks, add_block, (seen.near, misfits, sums))
+        near, misfits, sums = lax.fori_loop(
+            0, clusters // size, add_block, (seen.near, misfits, sums)
+        )
         misfits, far_weight, far_total = sum_of_all((misfits, sums[:, -1], totals(sums, along)))
         misfit, opened = misfits[:, 0], misfits[:, 1]
         # Where nothing is far, what had been expected of it does not count either.
@@ -374,12 +411,21 @@ def _open_until(
     share = jnp.exp(lax.top_k(best, rank)[0][:, -1] - unit)
     highest = jnp.minimum(_FIRST, share)
 
+    queries = _Queries(windows, features, along, unit, highest)
+    some_rows = min(rows, max(_FEWEST_QUERIES, -(-rows // (32 * _TURNS)) * 32))
+
+    def lower_some(seen: _Seen) -> _Seen:
+        """Lowers the highest thresholds; most queries are done long before the last."""
+        _, chosen = lax.top_k(jnp.where(seen.error <= tolerance, -1, seen.threshold), some_rows)
+        lowered = lower(*jax.tree.map(lambda array: array[chosen], (queries, seen)))
+        return jax.tree.map(lambda array, some: array.at[chosen].set(some), seen, lowered)
+
     # What fills the number of queries up wants nothing.
     unknown = jnp.where(jnp.arange(rows) < count, jnp.inf, 0).astype(dtype)
     threshold, change = jnp.full(rows, jnp.inf, dtype), jnp.zeros(rows, dtype)
     threshold, change, unknown = varying_over_samples((threshold, change, unknown))
     unseen = _Seen(threshold, nothing, first, change, unknown)
-    return lax.while_loop(lambda seen: jnp.any(seen.error > tolerance), lower, unseen)
+    return lax.while_loop(lambda seen: jnp.any(seen.error > tolerance), lower_some, unseen)
 
 
 class _Wanted(NamedTuple):
@@ -433,39 +479,22 @@ def _pack(wanted: Bool[Array, "r k"]) -> _Wanted:
 
 
 def _open(
-    part: WindowPart,
     windows: Float[Array, "u s d"],
     alpha: Float[Array, ""],
     sigma: Float[Array, ""],
-    images: UInt8[Array, "n h w c"],
     shift: Float[Array, " d"],
-    start: int | Int[Array, ""],
-    places: Int[Array, "u l"],
+    patches: UInt8[Array, "u e"],
     counts: Int[Array, "u l"],
+    channels: int,
 ) -> posterior.PosteriorState:
     """States of clusters, patch by patch, for the queries in their slots."""
-    units, size = places.shape
-    image, place = jnp.divmod(places.ravel(), part.keys_per_image)
-    image = image + jnp.asarray(start, image.dtype)
-    row, column = jnp.divmod(place, part.columns.num_keys)
-
-    channels = images.shape[3]
-    lines = images.reshape(*images.shape[:2], -1)
-
-    def cut(image: Array, row: Array, column: Array) -> Array:
-        sides = (1, part.window[0], part.window[1] * channels)
-        return lax.dynamic_slice(lines, (image, row, column * channels), sides)
-
-    # Looking up is bound by memory: bytes are read first, then widened.
-    patches = lax.optimization_barrier(jax.vmap(cut)(image, row, column))
-    patches = to_float(patches.reshape(units, size, -1))
-    patches = patches.astype(windows.dtype) - shift[None, None]
+    units, size = counts.shape
+    patches = to_float(patches).astype(windows.dtype).reshape(units, size, -1) - shift[None, None]
     gain = alpha / (sigma * sigma)
     norms = jnp.sum(patches * patches, axis=-1)
-    logits = (
-        jnp.einsum("usd,uld->usl", windows * gain, patches, precision=lax.Precision.HIGHEST)
-        - (0.5 * alpha * gain * norms)[:, None]
-    )
+    # Many patches times few queries, in this order, is faster on a CPU.
+    products = jnp.einsum("uld,usd->uls", patches, windows * gain, precision=lax.Precision.HIGHEST)
+    logits = products.swapaxes(1, 2) - (0.5 * alpha * gain * norms)[:, None]
     # What fills a cluster up must not set its maximum: beside it, all else could vanish.
     logits = jnp.where(counts[:, None] > 0, logits, -1e30)
     middle = shift.size // 2 // channels * channels
