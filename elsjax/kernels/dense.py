@@ -10,9 +10,10 @@ product for the logits, one for the weighted values, for any number of noisy ima
 levels at once.
 
 Two windows one row further down, at the query and at the key, differ in one row that enters and
-one that leaves. So where windows are large, the product of two patches is that of the patches one
-row up and two products of rows: 2 P C multiplications instead of P² C. Translates of whole images
-(ES) use Fourier transforms for both products.
+one that leaves. So where windows are large, every row of the queries' windows is multiplied with
+every row of the keys' once, and the product of two patches is that of the patches one row up, plus
+the row that enters, less the row that leaves. Translates of whole images (ES) use Fourier
+transforms for both products.
 
 Only differences count, so pixels are shifted by a constant first: with the data's mean as the
 origin, norms and products are smaller, and so are their rounding errors in the exponent.
@@ -20,6 +21,7 @@ origin, norms and products are smaller, and so are their rounding errors in the 
 Every product that feeds an exponential or an output runs at full float32 (or float64) precision.
 """
 
+import functools
 import math
 from typing import NamedTuple, TypeGuard
 
@@ -109,16 +111,13 @@ def _plan_sliding(
     """`plan_blocks` for `_sliding_state`, whose rows are columns of pixels."""
     side, num_rows, keys = part.window[0], part.rows.num_queries, part.keys_per_image
     row_size = part.key_size // side + 1
-    # A column of pixels: its rows of windows, its windows, and its states.
-    column_bytes = itemsize * (
-        2 * (num_rows + side) * row_size
-        + num_rows * side * row_size
-        + num_rows * 4 * (part.value_size + 2)
-    )
+    num_lines, num_key_lines = num_rows + side - 1, part.rows.num_keys + side - 1
+    # A column of pixels: its rows of windows, and its states.
+    column_bytes = itemsize * (2 * num_lines * row_size + num_rows * 4 * (part.value_size + 2))
     # An image of a block: its pixels, the stages of its rows of patches, and its values.
     image_bytes = itemsize * (
         4 * math.prod(part.image_shape)
-        + 3 * (part.rows.num_keys + side) * part.columns.num_keys * row_size
+        + 3 * num_key_lines * part.columns.num_keys * row_size
         + 2 * keys * (part.value_size + 1)
     )
     all_columns = batch * part.queries_per_image // num_rows
@@ -127,8 +126,9 @@ def _plan_sliding(
         tiles = -(-all_columns // most_columns)
         columns = -(-all_columns // tiles)
         at_once = columns * _rows_at_once(num_rows, columns)
-        # A column against an image: products, changes or weights, logits, first row of keys.
-        pairs = (columns + 2 * at_once) * keys + columns * num_rows * part.columns.num_keys
+        # A column against an image: products of rows, first row of keys, sums, logits, weights.
+        pairs = columns * (num_lines * num_key_lines + num_rows) * part.columns.num_keys
+        pairs += (columns + 2 * at_once) * keys
         images = (budget - columns * column_bytes) // (image_bytes + itemsize * pairs)
         if images >= 1 or columns == 1:
             return Blocks(images=int(max(1, min(images, num_images))), query_rows=columns)
@@ -281,9 +281,10 @@ def _slides(part: Part) -> TypeGuard[WindowPart]:
 
 
 def _sliding_multiplications(part: WindowPart) -> float:
-    """`multiplications` of `_sliding_state`: two rows, and now and then all of the first."""
-    firsts = 1 / part.rows.num_queries + 1 / part.rows.num_keys
-    return part.key_size * (2 / part.window[0] + firsts)
+    """`multiplications` of `_sliding_state`: every row with every row."""
+    side, rows = part.window[0], part.rows
+    lines = (rows.num_queries + side - 1) * (rows.num_keys + side - 1)
+    return part.key_size / side * lines / (rows.num_queries * rows.num_keys)
 
 
 def _rows_at_once(num_rows: int, columns: int) -> int:
@@ -304,8 +305,7 @@ def _sliding_state(
 
         products[i, j] = products[i - 1, j - 1] + x[i + P - 1] y[j + P - 1] - x[i - 1] y[j - 1],
 
-    so that only those of the first row of queries and of the first row of keys are taken over all
-    P rows.
+    so that only those of the first row of queries and of keys are sums over P rows.
 
     Returns:
       The state, of shape [query rows, r].
@@ -319,49 +319,34 @@ def _sliding_state(
     values = (values * counts[:, None, None]).reshape(len(images), num_key_rows, -1)
     values = values.swapaxes(0, 1).reshape(-1, part.value_size + 1)
 
-    def product(left: Float[Array, "... e"], right: Float[Array, "... e"]) -> Array:
-        return jnp.tensordot(left, right, (-1, -1), precision=lax.Precision.HIGHEST)
-
     def weigh(weights: Array) -> tuple[Array, Array]:
         sums = jnp.matmul(weights, values, precision=lax.Precision.HIGHEST)
         return sums[..., -1], sums[..., :-1]
 
-    # What the first row of queries comes from: its own products, moved back by a row of keys.
-    before = lax.conv_general_dilated(
-        keys[None, 1:],
-        queries[:side, None].transpose(0, 1, 3, 2),
-        window_strides=(1, 1),
-        padding="VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=lax.Precision.HIGHEST,
-    )[0].transpose(2, 0, 1)
-    before = jnp.pad(before, ((0, 0), (0, 1), (0, 0)))
-    firsts = product(
-        jnp.concatenate([queries[row : row + num_rows] for row in range(side)], axis=-1),
-        jnp.concatenate(list(keys[:side]), axis=-1),
+    # [rows of windows, columns, rows of patches, columns of patches].
+    rows = jnp.tensordot(queries, keys, (-1, -1), precision=lax.Precision.HIGHEST)
+    of_first_keys = functools.reduce(
+        jnp.add, [rows[row : row + num_rows, :, row] for row in range(side)]
     )
-    moves = jnp.concatenate([queries[side:], -queries[: num_rows - 1]], axis=-1)
-    moves = jnp.pad(moves, ((1, 0), (0, 0), (0, 0)))
-    key_moves = jnp.concatenate([keys[side:], keys[: num_key_rows - 1]], axis=-1)
+    before = functools.reduce(
+        jnp.add, [rows[row, :, row + 1 : row + num_key_rows] for row in range(side - 1)]
+    )
+    at_once = _rows_at_once(num_rows, columns)
 
     def add_rows(
-        products: Float[Array, "r j l"], rows: tuple[Array, Array]
+        products: Float[Array, "r j l"], first: Array
     ) -> tuple[Array, posterior.PosteriorState]:
-        moves, firsts = rows
         logits = []
-        for change, first in zip(product(moves, key_moves), firsts, strict=True):
-            products = jnp.concatenate([first[:, None], products[:, :-1] + change], axis=1)
+        for row in range(at_once):  # those beyond the last count for nothing
+            enters = lax.dynamic_index_in_dim(rows, first + row + side - 1, keepdims=False)
+            leaves = lax.dynamic_index_in_dim(rows, first + row, keepdims=False)
+            new = lax.dynamic_index_in_dim(of_first_keys, first + row, axis=0).swapaxes(0, 1)
+            products = jnp.concatenate([new, products + enters[:, side:]], axis=1)
             logits.append(products.reshape(columns, -1))
+            products = products[:, :-1] - leaves[:, : num_key_rows - 1]
         return products, posterior.from_logits(jnp.stack(logits), weigh)
 
-    # Several rows of queries at a time, with rows of zeros at the end to make the number even.
-    at_once = _rows_at_once(num_rows, columns)
-    padding = -num_rows % at_once
-    moves, firsts = (
-        jnp.pad(array, ((0, padding), (0, 0), (0, 0))).reshape(-1, at_once, *array.shape[1:])
-        for array in (moves, firsts)
-    )
-    _, states = lax.scan(add_rows, before, (moves, firsts))
+    _, states = lax.scan(add_rows, before, jnp.arange(0, num_rows, at_once))
     return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:num_rows], states)
 
 
