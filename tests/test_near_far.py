@@ -152,6 +152,30 @@ def test_devices_that_clusters_do_not_divide_by(x64):
     assert (estimate <= 0.01).all()
 
 
+def test_patches_of_other_windows_make_room(monkeypatch):
+    # No two patches are the same: 324,000 and 784,000 bytes.
+    images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 1), np.uint8)
+    schedule = elsjax.WindowSchedule((3, 5))
+
+    def machine():
+        return elsjax.ScoreMachine("els", images, window=schedule, tolerance=0.01)
+
+    x = noisy(images / 127.5 - 1, 0.3)
+    enough = machine()
+    both = {t: enough.denoise(x, t) for t in (0.4, 1.0)}
+    assert len(enough._patches) == 2
+    monkeypatch.setattr(near_far, "MOST_BYTES", 900_000)
+    little = machine()
+    for t in (0.4, 1.0, 0.4):
+        np.testing.assert_array_equal(little.denoise(x, t), both[t])
+        assert len(little._patches) == 1
+    monkeypatch.setattr(near_far, "MOST_BYTES", 100_000)  # too little for any: exact
+    x0, error = machine().denoise_with_error(x, 0.4)
+    exact = elsjax.ScoreMachine("els", images, window=3).denoise(x, 0.4)
+    np.testing.assert_allclose(x0, exact, atol=1e-5)
+    assert (error == 0).all()
+
+
 def test_no_noise_is_exact():
     images = digits(100).images
     machine = elsjax.ScoreMachine("els", images, window=3, tolerance=0.01)
