@@ -10,7 +10,7 @@ from flax import nnx
 
 import elsjax
 from elsjax import cli
-from elsjax.comparison import machine_grid
+from elsjax.comparison import PROTOCOLS, machine_grid, network_grid
 from elsjax.runs import Run
 
 SMALL = [
@@ -39,13 +39,26 @@ def test_protocols():
     # Each time looks through the window of the grid point above it.
     assert [seen(t) for t in times[:-1]] == [11, 9, 5]
     assert machine_grid("published", 4, 7)[1] == 7
+    times, seen = machine_grid("late", 4, windows)
+    np.testing.assert_array_equal(times, [0.75, 0.5, 0.25, 0])
+    assert seen == windows
+    for protocol, first in (("late", 0.75), ("aligned", 1), ("published", 1)):
+        times = network_grid(protocol, 4, 12)
+        np.testing.assert_allclose(times, np.arange(12 * first, -1, -1) / 12)
+        same = network_grid(protocol, 4, 4)
+        np.testing.assert_array_equal(same, np.arange(4 * first, -1, -1) / 4)
+    # Where the steps do not fit, they are of about the size asked for.
+    np.testing.assert_allclose(network_grid("late", 4, 6), 0.75 * np.arange(4, -1, -1) / 4)
     with pytest.raises(ValueError, match="protocol='other' is not known"):
         machine_grid("other", 4, windows)
-    with pytest.raises(ValueError, match="num_steps=1 must be at least 2"):
-        machine_grid("published", 1, windows)
+    for protocol in ("late", "published"):
+        with pytest.raises(ValueError, match="num_steps=1 must be at least 2"):
+            machine_grid(protocol, 1, windows)
+    with pytest.raises(ValueError, match="network_steps=0 must be"):
+        network_grid("late", 4, 0)
 
 
-@pytest.mark.parametrize("protocol", ["aligned", "published"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_compare_writes_what_the_library_computes(tmp_path, capsys, protocol):
     out = tmp_path / "run"
     assert _run(out, "--protocol", protocol, "--seed", "3") == 0
@@ -55,11 +68,12 @@ def test_compare_writes_what_the_library_computes(tmp_path, capsys, protocol):
     arrays = _arrays(out)
     np.testing.assert_array_equal(arrays["noise"], noise)
     for steps in (4, 6):
-        painted = elsjax.sample(network, noise, steps)
+        grid = network_grid(protocol, 4, steps)
+        painted = elsjax.sample(network, noise, times=grid)
         np.testing.assert_allclose(arrays[f"network_{steps}"], painted, atol=1e-4)
-    late = protocol == "published"
-    windows = elsjax.WindowSchedule((3, 5, 7, 7) if late else (3, 3, 5, 7))
-    times = np.array([1, 0.75, 0.5, 0.25, 0])[int(late) :]
+    shifted = protocol == "published"
+    windows = elsjax.WindowSchedule((3, 5, 7, 7) if shifted else (3, 3, 5, 7))
+    times = np.array([1, 0.75, 0.5, 0.25, 0])[int(protocol != "aligned") :]
     rows = json.loads((out / "summary.json").read_text())
     assert [(row["machine"], row["network_steps"]) for row in rows] == [
         (kind, steps) for steps in (4, 6) for kind in ("is", "ls", "bbels")
@@ -130,7 +144,7 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypat
     def save_some(run, name, arrays):
         save_arrays(run, name, arrays)
         saved.append(name)
-        if len(saved) == 27:  # 2 batches of 4 and of 6 network steps, then of 3 machine steps.
+        if len(saved) == 21:  # 2 batches of 3 and of 4 network steps, then of 3 machine steps.
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "save_arrays", save_some)

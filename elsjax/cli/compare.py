@@ -14,7 +14,7 @@ from elsjax.cli.experiment import Experiment, own_kind
 from elsjax.cli.painting import Painter
 from elsjax.cli.report import Picture, report_page
 from elsjax.cli.window import parse_window, published_table, window_list
-from elsjax.comparison import Protocol, machine_grid
+from elsjax.comparison import Protocol, machine_grid, network_grid
 from elsjax.datasets import Dataset
 from elsjax.dictionaries import Kind
 from elsjax.nn import Network
@@ -42,10 +42,11 @@ class Compare(Experiment):
     """Window P(t): an odd number, several from low to high noise with commas between, the name
     of a published table, or a windows.json of `elsjax calibrate`. Default: the table published for
     the network's data set, kind and padding."""
-    protocol: Protocol = "published"
-    """Where machines start: with the network at t = 1, or one step later."""
+    protocol: Protocol = "late"
+    """Where both start: one of the machine's steps after t = 1, at t = 1, or, as published, the
+    network at t = 1 and machines one step later."""
     network_steps: tuple[int, ...] = (20, 150)
-    """Steps of the network."""
+    """Steps of the network, from t = 1 to 0."""
     batch_size: int = 4
     """Samples painted at once."""
     out: Path = Path("elsjax-comparison")
@@ -93,8 +94,8 @@ class Compare(Experiment):
         if label is not None:
             arrays["labels"] = label
         for steps in self.network_steps:
-            times = np.arange(steps, -1, -1) / steps
-            kept = range(steps if steps == self.num_steps else 0)
+            times = network_grid(self.protocol, self.num_steps, steps)
+            kept = range(len(times) - 1 if steps == self.num_steps else 0)
             arrays[f"network_{steps}"], arrays[f"x0_network_{steps}"] = painter.paint(
                 f"network-{steps}", network, times, kept
             )
@@ -198,16 +199,17 @@ class Compare(Experiment):
             for row in rows
             if row["machine"] == kinds[-1]
         )
-        start = (
-            "Machines start with it, at t = 1."
-            if self.protocol == "aligned"
-            else f"Machines start one of their {self.num_steps} steps later, as the published code "
-            "does."
-        )
+        late = 1 - 1 / self.num_steps
+        start = {
+            "late": f"Both start at t = {late:.3g}.",
+            "aligned": "Both start at t = 1.",
+            "published": f"The network starts at t = 1, machines at {late:.3g}, as the published "
+            "code does.",
+        }[self.protocol]
         return [
-            f"The network {self.network} painted {self.num_samples} images, from noise at t = 1. "
-            f"From the same noise, score machines painted theirs: formulas over the {len(data):,} "
-            f"training images, with nothing trained. {start}",
+            f"The network {self.network} painted {self.num_samples} images. From the same noise, "
+            f"score machines painted theirs: formulas over the {len(data):,} training images, with "
+            f"nothing trained. {start}",
             f"Median correlation of {last} with the network, over the pixels of a sample: {found}. "
             "A machine that only replays training images (IS) is the baseline. In brackets: 95 % "
             "intervals of the medians by bootstrap over the samples.",
