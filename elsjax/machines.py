@@ -46,7 +46,7 @@ class ScoreMachine(Denoiser):
       window: odd side P of the window, or a `WindowSchedule` for P(t); None for "is" and "es".
       wrap_patches: "els" only: training patches wrap around the border.
       memory_budget: bytes that one evaluation may use beside the images and its own input and
-        output; decides how many training images make a block. None for 16 MiB on a CPU, about
+        output; decides how many training images make a block. None for 8 MiB on a CPU, about
         its cache, and 256 MiB on an accelerator.
       block_size: number of training images per block, instead of the budget's choice.
       tolerance: None for exact posterior means. Else the error per pixel, in units of [-1, 1], up
@@ -362,7 +362,7 @@ class ScoreMachine(Denoiser):
         num_images = -(-self.num_images // shape.get(parallel.DATA, 1))
         budget = self.memory_budget
         if budget is None:
-            budget = 2**24 if self._platform == "cpu" else 2**28
+            budget = 2**23 if self._platform == "cpu" else 2**28
         blocks = dense.plan_blocks(part, batch, num_images, x.dtype.itemsize, budget)
         if self.block_size is None:
             return blocks
