@@ -14,10 +14,13 @@ is the kernel's business.
 Along a tied axis, windows of neighbouring groups share most of their products. So queries and keys
 are cut into strips, one for each coordinate along the tied axes that a window covers; a patch's
 logit is the sum of its strips', and the strips are shared by all groups whose windows cover them.
+Along the edges of bbELS, where the other axis is free, a strip is a whole line of pixels: a
+query's window, laid over the line at each place of a patch with zeros beside it, is multiplied with
+the line itself, and no patches are cut out of training images.
 
 Axis names: b noisy images, n training images, s strips, g groups, q queries per group and noisy
-image, k keys per group and training image, d entries of a key, v entries of a value; r = b q,
-l = n k.
+image, k keys per group and training image, d entries of a key, e entries of a line, v entries of a
+value; r = b q, l = n k.
 """
 
 import dataclasses
@@ -107,6 +110,16 @@ class WindowPart:
         return math.prod(side for axis, side in sides if not axis.tied) * self.image_shape[2]
 
     @property
+    def line_size(self) -> int:
+        """e: number of entries of a line, where one axis is tied and patches lie inside; else 0."""
+        if self.rows.tied == self.columns.tied:
+            return 0
+        free = int(self.rows.tied)
+        length = self.image_shape[free]
+        inside = self.keys_per_image == length - self.window[free] + 1
+        return length * self.image_shape[2] * inside
+
+    @property
     def value_size(self) -> int:
         """v: number of channels."""
         return self.image_shape[2]
@@ -134,6 +147,37 @@ class WindowPart:
     def key_rows(self, images: Float[Array, "n h w c"]) -> Float[Array, "n y x d"]:
         """Rows of patches: without tied axes, key (i, j) is rows [:, i : i + P, j], joined."""
         return self._rows_of_windows(images, self.rows.keys, self.columns.keys, self.key_padding)
+
+    def query_lines(self, queries: Float[Array, "s r d"]) -> Float[Array, "s m e"]:
+        """Queries laid over a line at each place of a key, m = r k: as `lines` take them."""
+        strips, rows, _ = queries.shape
+        channels = self.image_shape[2]
+        length, keys = self.line_size // channels, self.keys_per_image
+        # Shifted by one more place in each turn of a period that is one longer than the line.
+        padding = length + 1 - queries.shape[2] // channels
+        queries = queries.reshape(strips, rows, -1, channels)
+        queries = jnp.pad(queries, ((0, 0), (0, 0), (0, padding), (0, 0)))
+        queries = jnp.tile(queries, (1, 1, keys, 1))[:, :, : keys * length]
+        return queries.reshape(strips, rows * keys, -1)
+
+    def lines(self, images: Float[Array, "n h w c"]) -> Float[Array, "s e n"]:
+        """Lines of the training images along the free axis, by strips."""
+        tied = int(self.columns.tied)
+        runs = _runs(self._strip_coordinates(tied))
+        pieces = [jax.lax.slice_in_dim(images, *run, axis=1 + tied) for run in runs]
+        lines = jnp.concatenate(pieces, axis=1 + tied)
+        lines = lines.transpose((2, 1, 3, 0) if tied else (1, 2, 3, 0))
+        return lines.reshape(len(lines), self.line_size, -1)
+
+    def line_norms(self, lines: Float[Array, "s e n"]) -> Float[Array, "g k n"]:
+        """Squared norms of the patches along the lines of training images."""
+        free = int(self.rows.tied)
+        strips, _, num = lines.shape
+        squares = jnp.sum((lines * lines).reshape(strips, -1, self.image_shape[2], num), axis=2)
+        sums = self.sum_strips(squares.reshape(strips, 1, -1))
+        sums = sums.reshape(self.num_groups, -1, num)
+        covers = self._near(free, np.arange(self.image_shape[free])).astype(lines.dtype)
+        return jnp.einsum("kx,gxn->gkn", covers, sums, precision="highest")
 
     def values(self, images: Float[Array, "n h w c"]) -> Float[Array, "g n k v"]:
         """Centre pixels of the patches."""

@@ -12,8 +12,9 @@ levels at once.
 Two windows one row further down, at the query and at the key, differ in one row that enters and
 one that leaves. So where windows are large, every row of the queries' windows is multiplied with
 every row of the keys' once, and the product of two patches is that of the patches one row up, plus
-the row that enters, less the row that leaves. Translates of whole images (ES) use Fourier
-transforms for both products.
+the row that enters, less the row that leaves. Along the edges of bbELS, windows are laid over
+whole lines of pixels and multiplied with those, so that no patches are cut out. Translates of whole
+images (ES) use Fourier transforms for both products.
 
 Only differences count, so pixels are shifted by a constant first: with the data's mean as the
 origin, norms and products are smaller, and so are their rounding errors in the exponent.
@@ -44,8 +45,10 @@ _MAX_SLIDING_TILE = 1024
 # Multiplications per logit that one more pass over the logits is worth.
 _PASS = 32
 
-# Rows of the left factor from which on a matrix product runs at full speed.
+# Rows of the left factor from which on a matrix product runs at full speed, and training images in
+# the right one.
 _PRODUCT_ROWS = 64
+_PRODUCT_IMAGES = 32
 
 
 def multiplications(part: Part) -> float:
@@ -59,7 +62,8 @@ def multiplications(part: Part) -> float:
     """
     if _slides(part):
         return _sliding_multiplications(part)
-    return part.key_size * part.num_strips / part.num_groups
+    size = part.line_size if _has_lines(part) else part.key_size
+    return size * part.num_strips / part.num_groups
 
 
 class Blocks(NamedTuple):
@@ -95,13 +99,23 @@ def plan_blocks(part: Part, batch: int, num_images: int, itemsize: int, budget: 
     )
     # A row against an image: the logits of strips, of groups, and the weights.
     pair_bytes = itemsize * keys * (2 * strips + 2 * groups)
+    multiple = 1
     if isinstance(part, ImagePart) and part.translates:
         image_bytes, pair_bytes = (itemsize * 6 * size for size in (part.key_size, keys))
+    elif _has_lines(part):
+        row_bytes += itemsize * strips * keys * part.line_size
+        image_bytes = itemsize * (
+            4 * math.prod(part.image_shape)
+            + 3 * strips * part.line_size
+            + 2 * groups * keys * (part.value_size + 1)
+        )
+        multiple = _PRODUCT_IMAGES
     all_rows = batch * part.queries_per_image
-    most_rows = min(_MAX_QUERY_TILE, (budget - image_bytes) // (row_bytes + pair_bytes))
-    tiles = -(-all_rows // max(1, most_rows))
+    most_rows = (budget - multiple * image_bytes) // (row_bytes + multiple * pair_bytes)
+    tiles = -(-all_rows // max(1, min(_MAX_QUERY_TILE, most_rows)))
     rows = -(-all_rows // tiles)
     images = (budget - rows * row_bytes) // (image_bytes + rows * pair_bytes)
+    images = images // multiple * multiple or images
     return Blocks(images=int(max(1, min(images, num_images))), query_rows=int(rows))
 
 
@@ -221,6 +235,7 @@ def _stream(
     sharded: bool,
 ) -> Float[Array, "g r v"]:
     """Posterior means of one tile of queries, over the training images block by block."""
+    over_lines = part.query_lines(queries[..., :-1]) if _has_lines(part) else queries
 
     def add_block(index: Array, state: posterior.PosteriorState) -> posterior.PosteriorState:
         places = start + index * block + jnp.arange(block)
@@ -233,6 +248,8 @@ def _stream(
             seen = _translates_state(part, queries, chosen, counts)
         elif _slides(part):
             seen = _sliding_state(part, queries, chosen, counts)
+        elif _has_lines(part):
+            seen = _lines_state(part, over_lines, queries[0, :, -1], chosen, counts)
         else:
             seen = _products_state(part, queries, chosen, counts)
         return posterior.merge(state, seen)
@@ -265,6 +282,37 @@ def _products_state(
     values = values.reshape(part.num_groups, num * per_image, -1)
     strip_logits = jnp.einsum("sre,sle->srl", queries, keys, precision=lax.Precision.HIGHEST)
     logits = part.sum_strips(strip_logits)
+
+    def weigh(weights: Array) -> tuple[Array, Array]:
+        sums = jnp.einsum("grl,glv->grv", weights, values, precision=lax.Precision.HIGHEST)
+        return sums[..., -1], sums[..., :-1]
+
+    return posterior.from_logits(logits, weigh)
+
+
+def _has_lines(part: Part) -> TypeGuard[WindowPart]:
+    """Whether `_lines_state` applies: to the edges of bbELS."""
+    return isinstance(part, WindowPart) and part.line_size > 0
+
+
+def _lines_state(
+    part: WindowPart,
+    queries: Float[Array, "s m e"],
+    norm_gains: Float[Array, " r"],
+    images: Float[Array, "n h w c"],
+    counts: Float[Array, " n"],
+) -> posterior.PosteriorState:
+    """One block's state by products with whole lines of pixels; counts as above."""
+    lines = part.lines(images)
+    products = jnp.einsum("sme,sen->smn", queries, lines, precision=lax.Precision.HIGHEST)
+    products = products.reshape(len(products), len(norm_gains), -1)
+    norms = part.line_norms(lines).reshape(part.num_groups, 1, -1)
+    logits = part.sum_strips(products) + norm_gains[None, :, None] * norms
+    values = part.values(images).swapaxes(1, 2)
+    values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
+    values = (values * counts[None, None, :, None]).reshape(
+        part.num_groups, -1, part.value_size + 1
+    )
 
     def weigh(weights: Array) -> tuple[Array, Array]:
         sums = jnp.einsum("grl,glv->grv", weights, values, precision=lax.Precision.HIGHEST)
