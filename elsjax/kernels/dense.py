@@ -86,6 +86,9 @@ def plan_blocks(part: Part, batch: int, num_images: int, itemsize: int, budget: 
     Returns:
       The blocks; at least one image and one row of queries, even where that exceeds the budget.
     """
+    # What the two pairs of edges prepare may lie in memory while another part is computed.
+    prepared = budget // 16
+    budget -= 2 * prepared
     if _slides(part):
         return _plan_sliding(part, batch, num_images, itemsize, budget)
     strips, groups, keys = part.num_strips, part.num_groups, part.keys_per_image
@@ -99,11 +102,13 @@ def plan_blocks(part: Part, batch: int, num_images: int, itemsize: int, budget: 
     )
     # A row against an image: the logits of strips, of groups, and the weights.
     pair_bytes = itemsize * keys * (2 * strips + 2 * groups)
-    multiple = 1
+    multiple, most_rows = 1, _MAX_QUERY_TILE
     if isinstance(part, ImagePart) and part.translates:
         image_bytes, pair_bytes = (itemsize * 6 * size for size in (part.key_size, keys))
     elif _has_lines(part):
-        row_bytes += itemsize * strips * keys * part.line_size
+        line_bytes = itemsize * strips * keys * part.line_size
+        most_rows = prepared // line_bytes
+        row_bytes += line_bytes
         image_bytes = itemsize * (
             4 * math.prod(part.image_shape)
             + 3 * strips * part.line_size
@@ -111,8 +116,8 @@ def plan_blocks(part: Part, batch: int, num_images: int, itemsize: int, budget: 
         )
         multiple = _PRODUCT_IMAGES
     all_rows = batch * part.queries_per_image
-    most_rows = (budget - multiple * image_bytes) // (row_bytes + multiple * pair_bytes)
-    tiles = -(-all_rows // max(1, min(_MAX_QUERY_TILE, most_rows)))
+    fitting = (budget - multiple * image_bytes) // (row_bytes + multiple * pair_bytes)
+    tiles = -(-all_rows // max(1, min(most_rows, fitting)))
     rows = -(-all_rows // tiles)
     images = (budget - rows * row_bytes) // (image_bytes + rows * pair_bytes)
     images = images // multiple * multiple or images
