@@ -48,7 +48,7 @@ class ScoreMachine(Denoiser):
       wrap_patches: "els" only: training patches wrap around the border.
       memory_budget: bytes that one evaluation may use beside the images and its own input and
         output; decides how many training images make a block. None for 256 MiB on an accelerator,
-        and on a CPU, about its cache, for 16 MiB, which its devices share.
+        and on a CPU, about its cache, for 24 MiB, which its devices share.
       block_size: number of training images per block, instead of the budget's choice.
       tolerance: None for exact posterior means. Else the error per pixel, in units of [-1, 1], up
         to which whole datasets are looked up through an index of their patches, wherever that is
@@ -365,7 +365,7 @@ class ScoreMachine(Denoiser):
         if budget is None:
             budget = 2**28
             if self._platform == "cpu":  # whose devices share a cache
-                budget = max(2**22, 2**24 // math.prod(shape.values()))
+                budget = max(2**22, 3 * 2**23 // math.prod(shape.values()))
         blocks = dense.plan_blocks(part, batch, num_images, x.dtype.itemsize, budget)
         if self.block_size is None:
             return blocks

@@ -87,7 +87,7 @@ def plan_blocks(part: Part, batch: int, num_images: int, itemsize: int, budget: 
       The blocks; at least one image and one row of queries, even where that exceeds the budget.
     """
     # What the two pairs of edges prepare may lie in memory while another part is computed.
-    prepared = budget // 16
+    prepared = budget // 6
     budget -= 2 * prepared
     if _slides(part):
         return _plan_sliding(part, batch, num_images, itemsize, budget)
