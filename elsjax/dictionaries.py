@@ -116,8 +116,9 @@ class WindowPart:
             return 0
         free = int(self.rows.tied)
         length = self.image_shape[free]
-        inside = self.keys_per_image == length - self.window[free] + 1
-        return length * self.image_shape[2] * inside
+        if self.keys_per_image != length - self.window[free] + 1:
+            return 0
+        return length * self.image_shape[2]
 
     @property
     def value_size(self) -> int:

@@ -281,18 +281,8 @@ def _products_state(
     strips, num, per_image, size = keys.shape
     norms = jnp.sum(keys * keys, axis=-1, keepdims=True)
     keys = jnp.concatenate([keys, norms], axis=-1).reshape(strips, num * per_image, size + 1)
-    # A column of ones makes the second product return the sum of weights as well.
-    values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
-    values = values * counts[None, :, None, None]
-    values = values.reshape(part.num_groups, num * per_image, -1)
     strip_logits = jnp.einsum("sre,sle->srl", queries, keys, precision=lax.Precision.HIGHEST)
-    logits = part.sum_strips(strip_logits)
-
-    def weigh(weights: Array) -> tuple[Array, Array]:
-        sums = jnp.einsum("grl,glv->grv", weights, values, precision=lax.Precision.HIGHEST)
-        return sums[..., -1], sums[..., :-1]
-
-    return posterior.from_logits(logits, weigh)
+    return _weighted(part.sum_strips(strip_logits), values, counts[None, :, None, None])
 
 
 def _has_lines(part: Part) -> TypeGuard[WindowPart]:
@@ -313,11 +303,16 @@ def _lines_state(
     products = products.reshape(len(products), len(norm_gains), -1)
     norms = part.line_norms(lines).reshape(part.num_groups, 1, -1)
     logits = part.sum_strips(products) + norm_gains[None, :, None] * norms
-    values = part.values(images).swapaxes(1, 2)
-    values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
-    values = (values * counts[None, None, :, None]).reshape(
-        part.num_groups, -1, part.value_size + 1
-    )
+    return _weighted(logits, part.values(images).swapaxes(1, 2), counts[None, None, :, None])
+
+
+def _weighted(
+    logits: Float[Array, "g r l"], values: Float[Array, "g x y v"], counts: Float[Array, "..."]
+) -> posterior.PosteriorState:
+    """The state of some entries, l = x y; counts, in the shape of the values, are of images."""
+    # A column of ones makes the product return the sum of weights as well.
+    values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1) * counts
+    values = values.reshape(len(values), -1, values.shape[-1])
 
     def weigh(weights: Array) -> tuple[Array, Array]:
         sums = jnp.einsum("grl,glv->grv", weights, values, precision=lax.Precision.HIGHEST)
