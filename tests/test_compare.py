@@ -11,6 +11,7 @@ from flax import nnx
 import elsjax
 from elsjax import cli
 from elsjax.comparison import PROTOCOLS, machine_grid, network_grid
+from elsjax.kernels import near_far
 from elsjax.runs import Run
 
 SMALL = [
@@ -164,6 +165,25 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypat
         np.testing.assert_array_equal(_arrays(cut)[name], array, err_msg=name)
 
 
+def test_machines_keep_to_a_tolerance(tmp_path, monkeypatch):
+    monkeypatch.setenv("ELSJAX_INDEX_DIR", str(tmp_path / "indices"))
+    options = ("--num-samples", "1", "--network-steps", "4", "--seed", "2")
+    exact, near, indexed = (tmp_path / name for name in ("exact", "near", "indexed"))
+    assert _run(exact, *options) == 0
+    # So few patches are looked up exactly, unless told otherwise.
+    assert _run(near, *options, "--tolerance", "0.01") == 0
+    assert not (tmp_path / "indices").exists()
+    monkeypatch.setattr(near_far, "_FEWEST_PATCHES", 0)
+    assert _run(indexed, *options, "--tolerance", "0.01") == 0
+    assert len(list((tmp_path / "indices").iterdir())) == 2
+    for kind in ("is", "ls", "bbels"):
+        np.testing.assert_allclose(_arrays(near)[kind], _arrays(exact)[kind], atol=1e-4)
+        np.testing.assert_allclose(_arrays(indexed)[kind], _arrays(exact)[kind], atol=0.05)
+    assert "an estimated 0.01 or less" in (indexed / "report.html").read_text()
+    assert "Results are exact." in (exact / "report.html").read_text()
+    assert json.loads((indexed / "config.json").read_text())["tolerance"] == 0.01
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -178,6 +198,7 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypat
         (["--num-steps", "1"], "num_steps=1 must be at least 2"),
         (["--dataset", "nope"], "name='nope' is not known"),
         (["--protocol", "fair"], "invalid choice"),
+        (["--tolerance", "1"], "tolerance=1.0 must lie in (0, 1)"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(refuses, options, message):

@@ -49,6 +49,8 @@ class Compare(Experiment):
     """Steps of the network, from t = 1 to 0."""
     batch_size: int = 4
     """Samples painted at once."""
+    tolerance: float | None = None
+    """For whole data sets: see `elsjax sample`. Default: exact."""
     out: Path = Path("elsjax-comparison")
     """Folder to write."""
     overwrite: bool = False
@@ -62,6 +64,8 @@ class Compare(Experiment):
         """
         self.check_options()
         checks.positive_int("batch_size", self.batch_size)
+        if self.tolerance is not None:
+            checks.in_range("tolerance", self.tolerance, 0, 1, open_ends=True)
         for steps in self.network_steps:
             checks.positive_int("network_steps", steps)
         if not self.network_steps:
@@ -79,7 +83,7 @@ class Compare(Experiment):
             grids[kind], seen = machine_grid(
                 self.protocol, self.num_steps, window if local else None
             )
-            machines[kind] = self.machine(kind, data, network, seen)
+            machines[kind] = self.machine(kind, data, network, seen, self.tolerance)
         for denoiser in (network, *machines.values()):
             denoiser.check(noise, label)
         config = {
@@ -206,10 +210,15 @@ class Compare(Experiment):
             "published": f"The network starts at t = 1, machines at {late:.3g}, as the published "
             "code does.",
         }[self.protocol]
+        exactness = "Results are exact."
+        if self.tolerance is not None:
+            exactness = (
+                f"Each of their steps errs by an estimated {self.tolerance:g} or less, in [-1, 1]."
+            )
         return [
             f"The network {self.network} painted {self.num_samples} images. From the same noise, "
             f"score machines painted theirs: formulas over the {len(data):,} training images, with "
-            f"nothing trained. {start}",
+            f"nothing trained. {start} {exactness}",
             f"Median correlation of {last} with the network, over the pixels of a sample: {found}. "
             "A machine that only replays training images (IS) is the baseline. In brackets: 95 % "
             "intervals of the medians by bootstrap over the samples.",

@@ -83,7 +83,12 @@ class Experiment:
         return np.resize(np.asarray(classes, np.int32), self.num_samples) if classes else None
 
     def machine(
-        self, kind: Kind, data: Dataset, network: Network, window: WindowSchedule | int | None
+        self,
+        kind: Kind,
+        data: Dataset,
+        network: Network,
+        window: WindowSchedule | int | None,
+        tolerance: float | None = None,
     ) -> elsjax.ScoreMachine:
         """A machine on all devices, with the network's noise schedule."""
         return elsjax.ScoreMachine(
@@ -92,6 +97,7 @@ class Experiment:
             data.labels,
             window=window,
             schedule=network.schedule,
+            tolerance=tolerance,
             mesh=elsjax.make_mesh() if jax.device_count() > 1 else None,
         )
 
