@@ -66,7 +66,7 @@ def test_tolerance_zero_is_exact(x64, kind, wrap, shape, window, sigma):
     assert (error == 0).all()
 
 
-@pytest.mark.parametrize(("window", "t"), [(3, 0.1), (7, 0.35), (11, 0.6)])
+@pytest.mark.parametrize(("window", "t"), [(3, 0.1), (7, 0.35), (9, 0.55), (11, 0.6)])
 def test_errors_keep_to_the_tolerance_and_the_estimates_cover_them(x64, window, t):
     images = digits(800).images
     tolerance = 0.01

@@ -32,7 +32,7 @@ from elsjax.pixels import to_float
 
 # Patches below which, and entries of a patch above which, the dense kernel is faster, measured on a
 # CPU: clusters of large patches tell little of them, and there are few positions to save.
-_FEWEST_PATCHES, _MOST_ENTRIES = 2**23, 120
+_FEWEST_PATCHES, _MOST_ENTRIES = 2**22, 120
 
 # Bytes that the patches of an index may take, laid out cluster by cluster.
 MOST_BYTES = 2**33
@@ -50,9 +50,9 @@ _TURNS, _FEWEST_QUERIES = 4, 128
 # The fewest clusters that a query opens, about, and of how many its threshold for that is found.
 _FEWEST, _SUBSET = 128, 8192
 
-# The error estimate: a factor with which it covers 99 % of the errors, and up to how many
-# thresholds a cluster's share tells what those below are worth.
-_SAFETY, _MARGIN = 3, 16
+# The error estimate: a factor and a least share of the tolerance with which it covers 99 % of the
+# errors, and up to how many thresholds a cluster's share tells what those below are worth.
+_SAFETY, _LEAST, _MARGIN = 3, 1 / 2, 16
 
 # Thresholds: the first, by how much each is lower than the one before, and how much lower than
 # the first the last is before 0.
@@ -392,7 +392,7 @@ def _open_until(
         error = _SAFETY * jnp.maximum(2 * share_far * misfit, recent)
         # Never below what a threshold can tell: where one cluster decides, far ones may be larger
         # than they look.
-        error = jnp.where(share_far > 0, jnp.maximum(error, tolerance / 10), 0)
+        error = jnp.where(share_far > 0, jnp.maximum(error, _LEAST * tolerance), 0)
         change, error = (
             jnp.where(done, before, now)
             for before, now in ((seen.change, change), (seen.error, error))
