@@ -141,6 +141,16 @@ class WindowPart:
         runs = [axis.keys for axis in self._axes]
         return self._strips(images, runs, self.window, self.key_padding)
 
+    def windows(self, x: Float[Array, "b h w c"]) -> Float[Array, "g b q d"]:
+        """Whole windows of the noisy images around the painted pixels, by groups."""
+        runs = [axis.queries for axis in self._axes]
+        return self._tied_first(self._join(x, runs, self.window, self.query_padding))
+
+    def patches(self, images: Float[Array, "n h w c"]) -> Float[Array, "g n k d"]:
+        """Whole patches of the training images, by groups."""
+        runs = [axis.keys for axis in self._axes]
+        return self._tied_first(self._join(images, runs, self.window, self.key_padding))
+
     def query_rows(self, x: Float[Array, "b h w c"]) -> Float[Array, "b y x d"]:
         """Rows of windows: without tied axes, query (i, j) is rows [:, i : i + P, j], joined."""
         return self._rows_of_windows(x, self.rows.queries, self.columns.queries, self.query_padding)
@@ -227,16 +237,24 @@ class WindowPart:
         self, images: Float[Array, "n h w c"], runs: list[Runs], window: Sides, padding: Padding
     ) -> Float[Array, "s n k d"]:
         """Patches centred on runs of rows and columns; along a tied axis, the strips, unjoined."""
+        height, width = window
+        if self.rows.tied:
+            runs, height = [_runs(self._strip_coordinates(0)), runs[1]], 1
+        if self.columns.tied:
+            runs, width = [runs[0], _runs(self._strip_coordinates(1))], 1
+        return self._tied_first(self._join(images, runs, (height, width), padding))
 
-        def patches_of(image: Float[Array, "h w c"]) -> Float[Array, "y x d"]:
+    def _join(
+        self, images: Float[Array, "n h w c"], runs: list[Runs], window: Sides, padding: Padding
+    ) -> Float[Array, "n y x d"]:
+        """Windows centred on runs of rows and columns."""
+
+        def windows_of(image: Float[Array, "h w c"]) -> Float[Array, "y x d"]:
             for axis in (1, 0):
-                tied = self._axes[axis].tied
-                centres = _runs(self._strip_coordinates(axis)) if tied else runs[axis]
-                side = 1 if tied else window[axis]
-                image = _join_windows(image, axis, centres, side, padding)
+                image = _join_windows(image, axis, runs[axis], window[axis], padding)
             return image
 
-        return self._tied_first(jax.vmap(patches_of)(images))
+        return jax.vmap(windows_of)(images)
 
     def _rows_of_windows(
         self, images: Float[Array, "n h w c"], rows: Runs, columns: Runs, padding: Padding

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from elsjax import checks, parallel
 from elsjax.denoisers import Denoiser
 from elsjax.dictionaries import Dictionary, Kind, Part, WindowPart
-from elsjax.kernels import dense, near_far
+from elsjax.kernels import dense, fused, near_far
 from elsjax.kernels.index import PatchIndex, lay_out, load_index, partition_specs, spread
 from elsjax.pixels import to_float, to_uint8
 from elsjax.schedules import CosineSchedule, Schedule
@@ -125,13 +125,13 @@ class ScoreMachine(Denoiser):
         return self._num_images
 
     @property
-    def _platform(self) -> str:
-        """Where the machine computes, so far as that is known."""
+    def _device(self) -> jax.Device:
+        """Where the machine computes, so far as that is known: one of the devices."""
         if self.mesh is not None:
-            return self.mesh.devices.flat[0].platform
+            return self.mesh.devices.flat[0]
         if isinstance(self._images, jax.core.Tracer):
-            return jax.default_backend()
-        return next(iter(self._images.devices())).platform
+            return jax.devices()[0]
+        return next(iter(self._images.devices()))
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -240,9 +240,10 @@ class ScoreMachine(Denoiser):
         with jax.ensure_compile_time_eval():
             some_noise = bool(self.schedule(t)[1] > 0)
         x, alpha, sigma, ranges = self._place(x, alpha, sigma, jnp.asarray(bounds))
+        blocks = tuple(self._blocks(part, x, ranges) for part in dictionary.parts)
         mean, error = _approximate_mean(
             dictionary,
-            tuple(self._blocks(part, x, ranges) for part in dictionary.parts),
+            blocks,
             self.mesh,
             x,
             alpha,
@@ -252,9 +253,9 @@ class ScoreMachine(Denoiser):
             ranges,
             tuple(
                 self._index(part, *bounds)
-                if some_noise and near_far.pays(part, bounds[1] - bounds[0])
+                if some_noise and not cut.fused and near_far.pays(part, bounds[1] - bounds[0])
                 else None
-                for part in dictionary.parts
+                for part, cut in zip(dictionary.parts, blocks, strict=True)
             ),
             jnp.asarray(self.tolerance, x.dtype),
         )
@@ -364,9 +365,12 @@ class ScoreMachine(Denoiser):
         budget = self.memory_budget
         if budget is None:
             budget = 2**28
-            if self._platform == "cpu":  # whose devices share a cache
+            if self._device.platform == "cpu":  # whose devices share a cache
                 budget = max(2**22, 3 * 2**23 // math.prod(shape.values()))
-        blocks = dense.plan_blocks(part, batch, num_images, x.dtype.itemsize, budget)
+        use_fused = fused.applies(part, self._images, x) and fused.runs_on(self._device)
+        blocks = dense.plan_blocks(
+            part, batch, num_images, x.dtype.itemsize, budget, use_fused=use_fused
+        )
         if self.block_size is None:
             return blocks
         return blocks._replace(images=min(self.block_size, num_images))

@@ -33,6 +33,7 @@ from jaxtyping import Array, Float, Int
 
 from elsjax import parallel, posterior
 from elsjax.dictionaries import ImagePart, Part, WindowPart
+from elsjax.kernels import fused
 from elsjax.pixels import to_float
 
 # sigma = 0 is the limit sigma -> 0, in which only the nearest patch keeps a weight.
@@ -67,13 +68,22 @@ def multiplications(part: Part) -> float:
 
 
 class Blocks(NamedTuple):
-    """How the work is cut: training images per block, rows r of queries per tile."""
+    """How the work is cut, and whether blocks go to `elsjax.kernels.fused`.
+
+    Attributes:
+      images: training images per block.
+      query_rows: rows r of queries per tile.
+      fused: whether the GPU's kernel computes each block.
+    """
 
     images: int
     query_rows: int
+    fused: bool = False
 
 
-def plan_blocks(part: Part, batch: int, num_images: int, itemsize: int, budget: int) -> Blocks:
+def plan_blocks(
+    part: Part, batch: int, num_images: int, itemsize: int, budget: int, *, use_fused: bool = False
+) -> Blocks:
     """The largest blocks whose temporary arrays fit in a memory budget.
 
     Args:
@@ -82,10 +92,13 @@ def plan_blocks(part: Part, batch: int, num_images: int, itemsize: int, budget: 
       num_images: number of training images.
       itemsize: bytes of a number.
       budget: bytes.
+      use_fused: for `elsjax.kernels.fused`, which must apply to the part.
 
     Returns:
       The blocks; at least one image and one row of queries, even where that exceeds the budget.
     """
+    if use_fused and isinstance(part, WindowPart):
+        return Blocks(*fused.plan(part, batch, num_images, budget), fused=True)
     # What the two pairs of edges prepare may lie in memory while another part is computed.
     prepared = budget // 6
     budget -= 2 * prepared
@@ -189,9 +202,11 @@ def posterior_mean(
       E[x_0 | x_t] at the part's pixels, [B, len(part.pixels), C].
     """
     gain = alpha / jnp.maximum(sigma * sigma, _LEAST_VARIANCE)
+    if blocks.fused:
+        origin = fused.whole_pixel(origin)
     origin = origin[None, None, None, :]
     alpha_, gain_ = alpha[:, None, None, None], gain[:, None, None, None]
-    queries, groups = _queries(part, (x - alpha_ * origin) * gain_)
+    queries, groups = _queries(part, blocks, (x - alpha_ * origin) * gain_)
     strips, batch, per_image, size = queries.shape
     norm_gain = jnp.broadcast_to(
         (-0.5 * alpha * gain)[None, :, None, None], (*queries.shape[:3], 1)
@@ -199,9 +214,7 @@ def posterior_mean(
     queries = jnp.concatenate([queries, norm_gain], axis=-1).reshape(strips, -1, size + 1)
 
     def mean_of(tile: Float[Array, "s r e"]) -> Float[Array, "g r v"]:
-        return _stream(
-            part, blocks.images, groups, tile, images, origin, start, stop, span, sharded
-        )
+        return _stream(part, blocks, groups, tile, images, origin, start, stop, span, sharded)
 
     rows = batch * per_image
     if rows <= blocks.query_rows:
@@ -220,8 +233,12 @@ def posterior_mean(
     return part.paint(means) + origin[0]
 
 
-def _queries(part: Part, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "s b q d"], int]:
+def _queries(
+    part: Part, blocks: Blocks, x: Float[Array, "b h w c"]
+) -> tuple[Float[Array, "s b q d"], int]:
     """Queries as the part's kernel takes them, and the number of groups in its states."""
+    if blocks.fused and isinstance(part, WindowPart):
+        return part.windows(x), part.num_groups
     if _slides(part):
         return part.query_rows(x).transpose(1, 0, 2, 3), part.rows.num_queries
     return part.queries(x), part.num_groups
@@ -229,7 +246,7 @@ def _queries(part: Part, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "s b 
 
 def _stream(
     part: Part,
-    block: int,
+    blocks: Blocks,
     groups: int,
     queries: Float[Array, "s r e"],
     images: Array,
@@ -240,7 +257,10 @@ def _stream(
     sharded: bool,
 ) -> Float[Array, "g r v"]:
     """Posterior means of one tile of queries, over the training images block by block."""
-    over_lines = part.query_lines(queries[..., :-1]) if _has_lines(part) else queries
+    block = blocks.images
+    over_lines = queries
+    if _has_lines(part) and not blocks.fused:
+        over_lines = part.query_lines(queries[..., :-1])
 
     def add_block(index: Array, state: posterior.PosteriorState) -> posterior.PosteriorState:
         places = start + index * block + jnp.arange(block)
@@ -248,6 +268,9 @@ def _stream(
         # the sums nor the maximum.
         counts = (places < stop).astype(queries.dtype)
         chosen = images[jnp.minimum(places, stop - 1)]
+        if blocks.fused and isinstance(part, WindowPart):
+            seen = fused.block_state(part, queries, chosen, origin[0, 0, 0], counts)
+            return posterior.merge(state, seen)
         chosen = to_float(chosen).astype(queries.dtype) - origin
         if isinstance(part, ImagePart) and part.translates:
             seen = _translates_state(part, queries, chosen, counts)
