@@ -59,7 +59,7 @@ def test_keeps_to_float64(t):
     noise = np.asarray(elsjax.initial_noise(jax.random.key(0), 1, (32, 32, 1)))
     alpha, sigma = map(float, elsjax.CosineSchedule()(t))
     x = np.float32(alpha * (images[:1] / 127.5 - 1) + sigma * noise)
-    for window in (3, 11):
+    for window in (3, 11, 17):
         x0 = elsjax.ScoreMachine("bbels", images, window=window).denoise(x, t)
         with jax.enable_x64(True):
             machine = elsjax.ScoreMachine("bbels", images, window=window)
@@ -113,7 +113,7 @@ def test_a_tolerance_is_not_needed():
     assert not np.any(error)
 
 
-@pytest.mark.parametrize("window", [3, 7, 11])
+@pytest.mark.parametrize("window", [3, 7, 11, 17])
 @pytest.mark.parametrize("kind", ["ls", "bbels"])
 def test_blocks_fit_their_budget(kind, window):
     budget = 2**28
@@ -129,7 +129,7 @@ def test_blocks_fit_their_budget(kind, window):
 
 
 @pytest.mark.parametrize("mesh", [None, (2, 2)])
-@pytest.mark.parametrize(("window", "channels"), [(3, 3), (11, 1)])
+@pytest.mark.parametrize(("window", "channels"), [(3, 3), (11, 1), (17, 1)])
 def test_lowers_for_cuda(monkeypatch, window, channels, mesh):
     monkeypatch.setattr(fused, "runs_on", lambda device: True)
     mesh = mesh and elsjax.make_mesh(*mesh)

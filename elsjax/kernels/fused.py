@@ -27,9 +27,9 @@ from elsjax import posterior
 from elsjax.dictionaries import Part, WindowPart
 from elsjax.pixels import to_float
 
-# Queries and keys of a tile, measured on an H200, and entries of a patch that fit beside them in
-# the memory that a multiprocessor shares.
-_ROWS, _KEYS, _MOST_ENTRIES = 64, 128, 128
+# Queries and keys of a tile, measured on an H200. Patches of more entries than the first number go
+# through the memory that a multiprocessor shares in pieces of the second.
+_ROWS, _KEYS, _WHOLE, _PIECE = 64, 128, 128, 64
 _WARPS, _STAGES = 4, 2
 
 # Programs to start at least, if there are keys enough, and the fewest tiles of keys for each.
@@ -57,15 +57,13 @@ def applies(part: Part, images: Array, x: Array) -> bool:
       x: noisy images.
 
     Returns:
-      True for windows of at most 128 entries (P = 11, or 5 for three channels) on 8-bit images, in
-      float32.
+      True for windows on 8-bit images of at most four channels, in float32.
     """
     return (
         isinstance(part, WindowPart)
         and images.dtype == jnp.uint8
         and x.dtype == jnp.float32
         and part.value_size <= _MOST_CHANNELS
-        and _entries(part) <= _MOST_ENTRIES
     )
 
 
@@ -148,8 +146,8 @@ def _entries(part: WindowPart) -> int:
 
 
 def _filled_up(size: int) -> int:
-    """The next size that a tile can have."""
-    return max(16, pl.next_power_of_2(size))
+    """The next size that a tile can have, or the next whole number of pieces."""
+    return max(16, pl.next_power_of_2(size)) if size <= _WHOLE else -(-size // _PIECE) * _PIECE
 
 
 @jax.custom_jvp
@@ -254,7 +252,9 @@ def _program(
     """One tile of queries, in three parts, and a share of the keys; what `_attend` starts."""
     share = pl.program_id(2)
     num_values = values.shape[0]
-    parts = [part[...] for part in (high, middle, low)]
+    entries = high.shape[1]
+    piece = entries if entries <= _WHOLE else _PIECE
+    whole_parts = [part[...] for part in (high, middle, low)] if piece == entries else None
     gains = norm_gains[...]
 
     def add_tile(
@@ -262,16 +262,22 @@ def _program(
     ) -> tuple[Array, tuple[Array, ...]]:
         maximum, sums = state
         places = pl.ds((share * tiles + tile) * _KEYS, _KEYS)
+
+        def add_piece(index: Int[Array, ""], logits: Array) -> Array:
+            of_piece = pl.ds(index * piece, piece)
+            patches = keys[places, of_piece]
+            for part in whole_parts or [part[:, of_piece] for part in (high, middle, low)]:
+                logits += lax.dot_general(
+                    part,
+                    patches,
+                    (((1,), (1,)), ((), ())),
+                    precision=lax.Precision.DEFAULT,  # products of bfloat16 are exact in float32
+                    preferred_element_type=jnp.float32,
+                )
+            return logits
+
         logits = gains[:, None] * norms[places][None, :]
-        patches = keys[places, :]
-        for part in parts:
-            logits += lax.dot_general(
-                part,
-                patches,
-                (((1,), (1,)), ((), ())),
-                precision=lax.Precision.DEFAULT,  # products of bfloat16 are exact in float32
-                preferred_element_type=jnp.float32,
-            )
+        logits = lax.fori_loop(0, entries // piece, add_piece, logits)
         larger = jnp.maximum(maximum, jnp.max(logits, axis=1))
         weights = jnp.exp2((logits - larger[:, None]) * _LOG2_E)
         shrunk = jnp.exp2((maximum - larger) * _LOG2_E)
