@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import scipy.stats  # type: ignore[import-untyped]
+import scipy  # type: ignore[import-untyped]
 import tyro
 
 import elsjax
