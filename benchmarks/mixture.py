@@ -1,0 +1,154 @@
+"""Is a network one window wide? A weighted mean of bbELS machines against the best single one.
+
+    python benchmarks/mixture.py --network fashion_mnist/unet/zeros --out mixture
+
+Along the network's own trajectories from some seeds, at each time, the mean squared error of its
+estimate of x_0 picks the best window, and non-negative weights of all windows, which sum to 1. On
+other seeds all of them run the reverse process from t = 0.95, and so does the network. Correlations
+are those of their images with the network's.
+
+A run goes on where it stopped: what is in the folder is not computed again.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import scipy
+import tyro
+from jaxtyping import Array, ArrayLike, Float
+from tqdm import tqdm
+
+import elsjax
+from elsjax.cli.experiment import Experiment, own_kind
+from elsjax.cli.painting import Painter
+from elsjax.cli.window import parse_window, published_table
+from elsjax.comparison import machine_grid
+from elsjax.denoisers import Denoiser
+from elsjax.parallel import use_all_cores
+from elsjax.runs import Run
+
+# Stands for an equality in least squares.
+STRICT = 1e3
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Experiment):
+    """What to compare: --num-samples are tested, from --seed."""
+
+    network: str = "fashion_mnist/unet/zeros"
+    num_samples: int = 10
+    windows: tuple[int, ...] = (3, 5, 7, 9, 11, 13, 15, 17, 21, 25)
+    fit_samples: int = 10
+    fit_seed: int = 1
+    out: Path = Path("mixture")
+    """Folder to write."""
+    overwrite: bool = False
+    """Replace the folder if it exists."""
+
+
+class Mixture(Denoiser):
+    """The weighted mean of a machine's estimates through several windows."""
+
+    def __init__(
+        self,
+        machine: elsjax.ScoreMachine,
+        windows: Sequence[int],
+        times: Sequence[float],
+        weights: np.ndarray,
+    ) -> None:
+        self.schedule, self.image_shape = machine.schedule, machine.image_shape
+        self._machine, self._windows = machine, windows
+        self._weights = {round(t, 6): row for t, row in zip(times, weights, strict=True)}
+
+    def _denoise(self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None) -> Array:
+        weights = self._weights[round(float(np.asarray(t)), 6)]
+        used = [(p, weight) for p, weight in zip(self._windows, weights, strict=True) if weight > 0]
+        return sum(w * through(self._machine, p).denoise(x, t, label) for p, w in used)
+
+    def _check_label(self, label: ArrayLike | None, batch: int) -> None:
+        self._machine._check_label(label, batch)
+
+
+def through(machine: elsjax.ScoreMachine, window: int) -> elsjax.ScoreMachine:
+    """The machine, looking through a window."""
+    machine.window = window
+    return machine
+
+
+def fit(
+    estimates: Float[np.ndarray, "n b h w c"], target: Float[np.ndarray, "b h w c"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of n windows, [n], and the mean squared error of each alone, [n]."""
+    columns = estimates.reshape(len(estimates), -1).T
+    weights, _ = scipy.optimize.nnls(
+        np.vstack([columns, np.full((1, len(estimates)), STRICT)]),
+        np.append(target.ravel(), STRICT),
+    )
+    return weights / weights.sum(), ((estimates - target) ** 2).reshape(len(estimates), -1).mean(1)
+
+
+def fit_all(
+    options: Options, network: Denoiser, machine: elsjax.ScoreMachine, noise: np.ndarray, run: Run
+) -> dict[str, np.ndarray]:
+    """Weights and errors at each time, from the network's own trajectories."""
+    label = options.labels(network)
+    times, _ = machine_grid("late", options.num_steps, None)
+    x, rows = noise, []
+    steps = elsjax.reverse_process(network, noise, label=label, times=times)
+    for step in tqdm(steps, total=len(times) - 1, desc="fit", unit="step"):
+        estimates = [through(machine, p).denoise(x, step.t, label) for p in options.windows]
+        rows.append(fit(np.stack(estimates), np.asarray(step.x0)))
+        x = step.x
+    weights, errors = zip(*rows, strict=True)
+    fitted = {"weights": np.stack(weights), "errors": np.stack(errors)}
+    run.save_arrays("weights.npz", fitted)
+    return fitted
+
+
+def main(options: Options) -> None:
+    """Fits, tests, prints and writes."""
+    options.check_options()
+    use_all_cores()
+    network = options.load_network()
+    data = options.data_options().load()
+    machine = options.machine(own_kind(network), data, network, options.windows[0])
+    fitting = dataclasses.replace(options, num_samples=options.fit_samples, seed=options.fit_seed)
+    label, noise = options.labels(network), options.noise(data)
+    config = {"benchmark": "mixture", **options.describe(data, label)}
+    config["windows"] = list(options.windows)
+    run = Run(options.out, config, overwrite=options.overwrite)
+    fitted = run.load_arrays("weights.npz")
+    if fitted is None:
+        fitted = fit_all(fitting, network, machine, fitting.noise(data), run)
+    times, _ = machine_grid("late", options.num_steps, None)
+    best = np.eye(len(options.windows))[fitted["errors"].argmin(axis=1)]
+    single = {"best windows": best, "mixture": fitted["weights"]}
+    denoisers: dict[str, Denoiser] = {
+        "network": network,
+        **{name: Mixture(machine, options.windows, times[:-1], w) for name, w in single.items()},
+    }
+    architecture = "resnet" if isinstance(network, elsjax.nn.ResNet) else "unet"
+    table = published_table(options.data_options().dataset, architecture, network.padding)
+    if table is not None:
+        window = parse_window(table)
+        denoisers["published windows"] = options.machine(own_kind(network), data, network, window)
+    painter = Painter(run, noise, label, options.num_samples)
+    arrays = {name: painter.paint(name, d, times, ())[0] for name, d in denoisers.items()}
+    run.save_arrays("samples.npz", {"noise": noise, **arrays})
+    rows = {}
+    for name in [name for name in arrays if name != "network"]:
+        r = np.asarray(elsjax.pearson_r(arrays[name], arrays["network"]))
+        rows[name] = {"median": float(np.median(r)), "pearson_r": r.tolist()}
+        print(
+            f"{name:>20}  median r = {np.median(r):.3f}", np.array2string(np.sort(r), precision=2)
+        )
+    run.save_json("summary.json", {"versions": jax.__version__, "machines": rows})
+    painter.forget()
+    run.finish()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
