@@ -3,18 +3,18 @@
     python benchmarks/mixture.py --network fashion_mnist/unet/zeros --out mixture
 
 Along the network's own trajectories from some seeds, at each time, the mean squared error of its
-estimate of x_0 picks the best window, and non-negative weights of all windows, which sum to 1. On
-other seeds all of them run the reverse process from t = 0.95, and so does the network. Correlations
-are those of their images with the network's.
+estimate of x_0 picks the best window, and non-negative weights of all windows, which sum to 1. Both
+are tested along its trajectories from other seeds, and by their own reverse processes from the same
+noise, from t = 0.95, whose images are compared with the network's.
 
 A run goes on where it stopped: what is in the folder is not computed again.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 import scipy
 import tyro
@@ -90,22 +90,18 @@ def fit(
     return weights / weights.sum(), ((estimates - target) ** 2).reshape(len(estimates), -1).mean(1)
 
 
-def fit_all(
-    options: Options, network: Denoiser, machine: elsjax.ScoreMachine, noise: np.ndarray, run: Run
-) -> dict[str, np.ndarray]:
-    """Weights and errors at each time, from the network's own trajectories."""
+def along(
+    options: Options, network: Denoiser, machine: elsjax.ScoreMachine, noise: np.ndarray, name: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Estimates through each window, and the network's, along the network's trajectories."""
     label = options.labels(network)
     times, _ = machine_grid("late", options.num_steps, None)
-    x, rows = noise, []
+    x = noise
     steps = elsjax.reverse_process(network, noise, label=label, times=times)
-    for step in tqdm(steps, total=len(times) - 1, desc="fit", unit="step"):
+    for step in tqdm(steps, total=len(times) - 1, desc=name, unit="step"):
         estimates = [through(machine, p).denoise(x, step.t, label) for p in options.windows]
-        rows.append(fit(np.stack(estimates), np.asarray(step.x0)))
+        yield np.stack(estimates), np.asarray(step.x0)
         x = step.x
-    weights, errors = zip(*rows, strict=True)
-    fitted = {"weights": np.stack(weights), "errors": np.stack(errors)}
-    run.save_arrays("weights.npz", fitted)
-    return fitted
 
 
 def main(options: Options) -> None:
@@ -122,10 +118,24 @@ def main(options: Options) -> None:
     run = Run(options.out, config, overwrite=options.overwrite)
     fitted = run.load_arrays("weights.npz")
     if fitted is None:
-        fitted = fit_all(fitting, network, machine, fitting.noise(data), run)
+        rows = [fit(*pair) for pair in along(fitting, network, machine, fitting.noise(data), "fit")]
+        fitted = {
+            "weights": np.stack([w for w, _ in rows]),
+            "errors": np.stack([e for _, e in rows]),
+        }
+        run.save_arrays("weights.npz", fitted)
     times, _ = machine_grid("late", options.num_steps, None)
     best = np.eye(len(options.windows))[fitted["errors"].argmin(axis=1)]
     single = {"best windows": best, "mixture": fitted["weights"]}
+    errors = run.load_arrays("errors.npz")
+    if errors is None:
+        pairs = along(options, network, machine, noise, "test")
+        found = [
+            [np.mean((np.tensordot(w[step], estimates, 1) - x0) ** 2) for w in single.values()]
+            for step, (estimates, x0) in enumerate(pairs)
+        ]
+        errors = dict(zip(single, np.transpose(found), strict=True))
+        run.save_arrays("errors.npz", errors)
     denoisers: dict[str, Denoiser] = {
         "network": network,
         **{name: Mixture(machine, options.windows, times[:-1], w) for name, w in single.items()},
@@ -138,14 +148,21 @@ def main(options: Options) -> None:
     painter = Painter(run, noise, label, options.num_samples)
     arrays = {name: painter.paint(name, d, times, ())[0] for name, d in denoisers.items()}
     run.save_arrays("samples.npz", {"noise": noise, **arrays})
-    rows = {}
+    for step, t in enumerate(times[:-1]):
+        window = options.windows[best[step].argmax()]
+        of_best, of_mixture = (errors[name][step] for name in single)
+        weights = zip(options.windows, fitted["weights"][step], strict=True)
+        shown = [f"{p}: {w:.2f}" for p, w in weights if w > 0]
+        print(f"t = {t:.2f}: P = {window}: {of_best:.4f}, mixture: {of_mixture:.4f} of", *shown)
+    summary: dict[str, Any] = {"times": times[:-1].tolist()}
     for name in [name for name in arrays if name != "network"]:
         r = np.asarray(elsjax.pearson_r(arrays[name], arrays["network"]))
-        rows[name] = {"median": float(np.median(r)), "pearson_r": r.tolist()}
-        print(
-            f"{name:>20}  median r = {np.median(r):.3f}", np.array2string(np.sort(r), precision=2)
-        )
-    run.save_json("summary.json", {"versions": jax.__version__, "machines": rows})
+        r2 = np.asarray(elsjax.r2(arrays[name], arrays["network"]))
+        summary[name] = {"pearson_r": r.tolist(), "r2": r2.tolist()}
+        if name in errors:
+            summary[name]["errors"] = errors[name].tolist()
+        print(f"{name}: median r = {np.median(r):.3f}, r2 = {np.median(r2):.3f}")
+    run.save_json("summary.json", summary)
     painter.forget()
     run.finish()
 
