@@ -66,16 +66,10 @@ class Mixture(Denoiser):
     def _denoise(self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None) -> Array:
         weights = self._weights[round(float(np.asarray(t)), 6)]
         used = [(p, weight) for p, weight in zip(self._windows, weights, strict=True) if weight > 0]
-        return sum(w * through(self._machine, p).denoise(x, t, label) for p, w in used)
+        return sum(w * self._machine.with_window(p).denoise(x, t, label) for p, w in used)
 
     def _check_label(self, label: ArrayLike | None, batch: int) -> None:
         self._machine._check_label(label, batch)
-
-
-def through(machine: elsjax.ScoreMachine, window: int) -> elsjax.ScoreMachine:
-    """The machine, looking through a window."""
-    machine.window = window
-    return machine
 
 
 def fit(
@@ -99,7 +93,7 @@ def along(
     x = noise
     steps = elsjax.reverse_process(network, noise, label=label, times=times)
     for step in tqdm(steps, total=len(times) - 1, desc=name, unit="step"):
-        estimates = [through(machine, p).denoise(x, step.t, label) for p in options.windows]
+        estimates = [machine.with_window(p).denoise(x, step.t, label) for p in options.windows]
         yield np.stack(estimates), np.asarray(step.x0)
         x = step.x
 
