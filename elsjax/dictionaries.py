@@ -41,6 +41,9 @@ ImageShape = tuple[int, int, int]
 Sides = tuple[int, int]
 Runs = tuple[tuple[int, int], ...]
 
+# Slices are faster than a gather, but compile slowly where they are many.
+_MOST_SLICES = 9
+
 
 @dataclasses.dataclass(frozen=True)
 class AxisPart:
@@ -203,9 +206,9 @@ class WindowPart:
                 # Rows come before columns: groups of rows are done when columns are summed.
                 before = self.rows.num_keys if index == 1 and self.rows.tied else 1
                 strips = logits.reshape(before, covers.shape[1], -1)
-                stops = np.cumsum([stop - start for start, stop in axis.keys])[:-1]
-                sums = [_sum_covered(strips, of_run) for of_run in np.split(covers, stops)]
-                logits = jnp.concatenate(sums, axis=1).reshape(-1, *logits.shape[1:])
+                weights = jnp.asarray(covers, logits.dtype)
+                sums = jnp.einsum("gs,bsx->bgx", weights, strips, precision="highest")
+                logits = sums.reshape(-1, *logits.shape[1:])
         return logits
 
     def paint(self, means: Float[Array, "g b q v"]) -> Float[Array, "b p v"]:
@@ -431,29 +434,6 @@ def _runs(coordinates: np.ndarray) -> Runs:
     return tuple((int(piece[0]), int(piece[-1]) + 1) for piece in pieces)
 
 
-def _sum_covered(strips: Float[Array, "b s x"], covers: np.ndarray) -> Float[Array, "b g x"]:
-    """Sums of the strips that each of some neighbouring windows covers, [groups, strips]."""
-    if np.all(covers[1:] <= covers[:-1]):
-        return jnp.flip(_running_sums(strips, covers[::-1]), axis=1)
-    if np.all(covers[1:] >= covers[:-1]):
-        return _running_sums(strips, covers)
-    weights = jnp.asarray(covers, strips.dtype)
-    return jnp.einsum("gs,bsx->bgx", weights, strips, precision="highest")
-
-
-def _running_sums(strips: Float[Array, "b s x"], covers: np.ndarray) -> Float[Array, "b g x"]:
-    """`_sum_covered` for windows at a border: each covers what the one before covers, and more."""
-    sums: list[Array] = []
-    total = jnp.zeros_like(strips[:, 0])
-    covered = np.zeros(covers.shape[1], bool)
-    for of_window in covers:
-        for strip in np.flatnonzero(of_window & ~covered):
-            total += strips[:, strip]
-        sums.append(total)
-        covered = of_window
-    return jnp.stack(sums, axis=1)
-
-
 def _join_windows(
     image: Float[Array, "h w c"], axis: int, runs: Runs, side: int, padding: Padding
 ) -> Float[Array, "..."]:
@@ -470,6 +450,10 @@ def _join_windows(
       The array with the axis cut down to the centres, and side times the channels.
     """
     padded = _pad(image, axis, side, padding)
+    if side > _MOST_SLICES:
+        places = _coordinates(runs)[:, None] + np.arange(side)
+        windows = jnp.moveaxis(jnp.take(padded, places, axis=axis, mode="clip"), axis + 1, 2)
+        return windows.reshape(*windows.shape[:2], -1)
 
     def shifted(offset: int) -> Array:
         pieces = [
