@@ -31,7 +31,7 @@ class Experiment:
         default_factory=lambda: DataOptions(dataset=_OWN_DATA)
     )
     """Training images of the machines. By default those that the network was trained on."""
-    num_samples: int = 4
+    num_samples: int = 2
     """How many seeds."""
     label: tuple[int, ...] = ()
     """Classes for a conditional network: one for all samples, or one for each. Default: all in
