@@ -326,19 +326,29 @@ def _lines_state(
     products = products.reshape(len(products), len(norm_gains), -1)
     norms = part.line_norms(lines).reshape(part.num_groups, 1, -1)
     logits = part.sum_strips(products) + norm_gains[None, :, None] * norms
-    return _weighted(logits, part.values(images).swapaxes(1, 2), counts[None, None, :, None])
+    values = part.values(images).swapaxes(1, 2)
+    return _weighted(logits, values, counts[None, None, :, None], pieces=values.shape[1])
 
 
 def _weighted(
-    logits: Float[Array, "g r l"], values: Float[Array, "g x y v"], counts: Float[Array, "..."]
+    logits: Float[Array, "g r l"],
+    values: Float[Array, "g x y v"],
+    counts: Float[Array, "..."],
+    pieces: int = 1,
 ) -> posterior.PosteriorState:
-    """The state of some entries, l = x y; counts, in the shape of the values, are of images."""
+    """The state of some entries, l = x y; counts, in the shape of the values, are of images.
+
+    Sums are over so many pieces of l, each summed by a product: long products of few rows round off
+    more than those of many.
+    """
     # A column of ones makes the product return the sum of weights as well.
     values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1) * counts
-    values = values.reshape(len(values), -1, values.shape[-1])
+    values = values.reshape(len(values), pieces, -1, values.shape[-1])
 
     def weigh(weights: Array) -> tuple[Array, Array]:
-        sums = jnp.einsum("grl,glv->grv", weights, values, precision=lax.Precision.HIGHEST)
+        weights = weights.reshape(*weights.shape[:2], pieces, -1)
+        sums = jnp.einsum("grpl,gplv->gprv", weights, values, precision=lax.Precision.HIGHEST)
+        sums = sums.sum(axis=1)
         return sums[..., -1], sums[..., :-1]
 
     return posterior.from_logits(logits, weigh)
