@@ -14,7 +14,7 @@ from elsjax import checks, parallel
 from elsjax.denoisers import Denoiser
 from elsjax.dictionaries import Dictionary, Kind, Part, WindowPart
 from elsjax.kernels import dense, fused, near_far
-from elsjax.kernels.index import PatchIndex, lay_out, load_index, partition_specs, spread
+from elsjax.kernels.index import Patches, PatchIndex, lay_out, load_index, partition_specs, spread
 from elsjax.pixels import to_float, to_uint8
 from elsjax.schedules import CosineSchedule, Schedule
 from elsjax.windows import WindowSchedule
@@ -98,7 +98,7 @@ class ScoreMachine(Denoiser):
         self.tolerance = tolerance
         self.mesh = mesh
         self._indices: dict[str, PatchIndex] = {}
-        self._patches: dict[str, Array] = {}
+        self._patches: dict[str, Patches] = {}
         self._class_ranges: dict[int, tuple[int, int]] | None = None
         for side in window.windows if isinstance(window, WindowSchedule) else (window,):
             Dictionary(kind, self.image_shape, side, wrap_patches)
@@ -261,7 +261,7 @@ class ScoreMachine(Denoiser):
         )
         return mean[:count], error[:count]
 
-    def _index(self, part: WindowPart, start: int, stop: int) -> tuple[PatchIndex, Array]:
+    def _index(self, part: WindowPart, start: int, stop: int) -> tuple[PatchIndex, Patches]:
         """The index of the training images [start, stop), spread over the mesh, and its patches."""
         name = f"{part.window[0]}x{part.window[1]} of {start} to {stop}"
         if name not in self._patches and isinstance(self._images, jax.core.Tracer):
@@ -276,10 +276,12 @@ class ScoreMachine(Denoiser):
             index = self._indices[name]
             # Patches of other windows make room, the oldest first.
             needed = index.counts.size * part.key_size
-            held = sum(patches.size for patches in self._patches.values())
+            held = sum(patches.pixels.size for patches in self._patches.values())
             while self._patches and held + needed > near_far.MOST_BYTES:
-                held -= self._patches.pop(next(iter(self._patches))).size
-            self._patches[name] = lay_out(index, self._images, part, start, self.mesh)
+                held -= self._patches.pop(next(iter(self._patches))).pixels.size
+            self._patches[name] = lay_out(
+                index, self._images, part, start, self._mean_pixel, self.mesh
+            )
         return self._indices[name], self._patches[name]
 
     def _denoise(
@@ -464,7 +466,7 @@ def _approximate_mean(
     images: Array,
     mean_pixel: Float[Array, " c"],
     ranges: Int[Array, "2"],
-    indices: tuple[tuple[PatchIndex, Array] | None, ...],
+    indices: tuple[tuple[PatchIndex, Patches] | None, ...],
     tolerance: Float[Array, ""],
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
     """Posterior mean and error over the images [start, stop), near-far where there is an index.
@@ -495,7 +497,7 @@ def _approximate_share(
     images: Array,
     mean_pixel: Float[Array, " c"],
     ranges: Int[Array, "2"],
-    indices: tuple[tuple[PatchIndex, Array] | None, ...],
+    indices: tuple[tuple[PatchIndex, Patches] | None, ...],
     tolerance: Float[Array, ""],
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
     """What one device computes of `_approximate_mean`."""

@@ -57,7 +57,7 @@ def test_tolerance_zero_is_exact(x64, kind, wrap, shape, window, sigma):
     pixels, origin = jnp.asarray(images), jnp.full(shape[2], 0.1)
     alpha = 0.8
     built = index.build_index(images, part)
-    patches = index.lay_out(built, pixels, part, 0)
+    patches = index.lay_out(built, pixels, part, 0, origin)
     mean, error = near_far.posterior_mean(part, x, alpha, sigma, origin, built, patches, 0.0)
     blocks = dense.plan_blocks(part, 3, 150, 8, 2**22)
     levels = jnp.full(3, alpha), jnp.full(3, sigma)
@@ -260,7 +260,7 @@ def test_lowers_for_every_platform(platform):
 
     @jax.jit
     def evaluate(x, level, images, built):
-        patches = index.lay_out(built, images, part, 0)
+        patches = index.lay_out(built, images, part, 0, jnp.zeros(3))
         return near_far.posterior_mean(
             part, x, level, level, jnp.zeros(3), built, patches, level / 100
         )

@@ -19,6 +19,7 @@ import os
 import warnings
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +75,18 @@ class PatchIndex:
     slopes: Float[Array, "k m c"]
     mean: Float[Array, " d"]
     axes: Float[Array, "d m"]
+
+
+class Patches(NamedTuple):
+    """The patches of an index, cluster by cluster, and their squared distances from an origin.
+
+    Attributes:
+      pixels: rows first, then columns, then channels, then the patches of a cluster.
+      norms: with the origin at every place of a patch.
+    """
+
+    pixels: UInt8[Array, "k e"]
+    norms: Float[Array, "k l"]
 
 
 def load_index(images: UInt8[np.ndarray, "n h w c"], part: WindowPart) -> PatchIndex:
@@ -185,8 +198,9 @@ def lay_out(
     images: UInt8[Array, "n h w c"],
     part: WindowPart,
     start: int,
+    origin: Float[Array, " c"],
     mesh: jax.sharding.Mesh | None = None,
-) -> UInt8[Array, "k e"]:
+) -> Patches:
     """The patches of an index, cluster by cluster.
 
     Args:
@@ -194,16 +208,17 @@ def lay_out(
       images: all training images.
       part: the part of the index.
       start: the first image that the index is of.
+      origin: pixel that counts as 0.
       mesh: over which it is spread; each device lays out the clusters of its own.
 
     Returns:
-      [K, L P² C]: rows first, then columns, then channels.
+      Patches; pixels are [K, P² C L], norms [K, L].
     """
     cut = functools.partial(_cut_out, part)
     if mesh is not None:
-        specs = jax.P(parallel.DATA), jax.P(), jax.P()
+        specs = jax.P(parallel.DATA), jax.P(), jax.P(), jax.P()
         cut = jax.shard_map(cut, mesh=mesh, in_specs=specs, out_specs=jax.P(parallel.DATA))
-    return jax.jit(cut)(index.places, images, jnp.asarray(start, jnp.int32))
+    return jax.jit(cut)(index.places, images, jnp.asarray(start, jnp.int32), origin)
 
 
 def _cut_out(
@@ -211,7 +226,8 @@ def _cut_out(
     places: Int[Array, "k l"],
     images: UInt8[Array, "n h w c"],
     start: Int[Array, ""],
-) -> UInt8[Array, "k e"]:
+    origin: Float[Array, " c"],
+) -> Patches:
     """What one device lays out."""
     channels = images.shape[3]
     sides = (1, part.window[0], part.window[1] * channels)
@@ -223,10 +239,18 @@ def _cut_out(
         row, column = jnp.divmod(inside, part.columns.num_keys)
         return jax.lax.dynamic_slice(lines, (start + image, row, column * channels), sides)
 
+    def cut(places: Array) -> Patches:
+        # XLA copies rows of patches whole, on a CPU, where nothing else is done with them.
+        pixels = jax.lax.optimization_barrier(jax.vmap(patch)(places.ravel()))
+        pixels = pixels.reshape(*places.shape, part.key_size).swapaxes(1, 2)
+        pixels = jax.lax.optimization_barrier(pixels)
+        shift = jnp.tile(origin, part.key_size // channels)
+        apart = to_float(pixels).astype(origin.dtype) - shift[None, :, None]
+        return Patches(pixels.reshape(len(places), -1), jnp.sum(apart * apart, axis=1))
+
     at_once = math.gcd(_CUT_AT_ONCE, len(places))
-    # Patches keep their sides until all are there: XLA copies their rows whole then, on a CPU.
-    cut = jax.lax.map(jax.vmap(patch), places.reshape(len(places) // at_once, -1))
-    return cut.reshape(len(places), -1)
+    patches = jax.lax.map(cut, places.reshape(len(places) // at_once, at_once, -1))
+    return jax.tree.map(lambda array: array.reshape(len(places), -1), patches)
 
 
 def partition_specs() -> PatchIndex:
