@@ -17,10 +17,11 @@ from elsjax.pixels import to_uint8
 
 @pytest.fixture(autouse=True)
 def index_dir(monkeypatch, tmp_path):
-    """Indices of a test are its own, and even few or large patches are looked up through one."""
+    """Indices of a test are its own, and few or large patches are looked up too, not all opened."""
     monkeypatch.setenv("ELSJAX_INDEX_DIR", str(tmp_path / "indices"))
     monkeypatch.setattr(near_far, "_FEWEST_PATCHES", 0)
     monkeypatch.setattr(near_far, "_MOST_ENTRIES", 150)
+    monkeypatch.setattr(near_far, "_FEWEST", 128)
     return tmp_path / "indices"
 
 

@@ -48,7 +48,7 @@ _BLOCK = 2**22
 _TURNS, _FEWEST_QUERIES = 4, 128
 
 # The fewest clusters that a query opens, about, and of how many its threshold for that is found.
-_FEWEST, _SUBSET = 128, 8192
+_FEWEST, _SUBSET = 1024, 8192
 
 # The error estimate: a factor and a least share of the tolerance with which it covers 99 % of the
 # errors, and up to how many thresholds a cluster's share tells what those below are worth.
@@ -317,8 +317,8 @@ def _open_until(
                 turn: Array, sums: tuple[posterior.PosteriorState, Array]
             ) -> tuple[posterior.PosteriorState, Array]:
                 near, misfits = sums
-                cluster, query, valid = wanted.unit(turn)
-                cluster = cluster + block * size
+                inside, query, valid = wanted.unit(turn)
+                cluster = inside + block * size
                 exact = _open(
                     windows[query],
                     alpha,
@@ -331,15 +331,7 @@ def _open_until(
                 near = _make_room(near, exact.maximum, jnp.where(valid, query, rows))
                 scale = jnp.where(valid, jnp.exp(exact.maximum - near.maximum[query]), 0)
                 # What the stand-in had said.
-                share = jnp.exp(
-                    jnp.einsum(
-                        "usf,uf->us",
-                        features[query],
-                        far.log_weights[cluster],
-                        precision=lax.Precision.HIGHEST,
-                    )
-                    - unit[query]
-                )
+                share = shares[query, inside[:, None]]
                 value = totals(
                     jnp.broadcast_to(
                         far.values[cluster][:, None], (*query.shape, far.values.shape[1])
@@ -503,12 +495,12 @@ def _open(
     # What fills a cluster up must not set its maximum: beside it, all else could vanish.
     logits = jnp.where(counts[:, None] > 0, logits, -1e30)
     middle = shift.size // 2 // channels * channels
-    values = pixels[:, middle : middle + channels]
-    values = jnp.concatenate([values, jnp.ones_like(values[:, :1])], axis=1)
-    values = values * counts.astype(values.dtype)[:, None]
+    values = pixels[:, middle : middle + channels].swapaxes(1, 2)
+    values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
+    values = values * counts.astype(values.dtype)[..., None]
 
     def weigh(weights: Array) -> tuple[Array, Array]:
-        sums = jnp.einsum("usl,uvl->usv", weights, values, precision=lax.Precision.HIGHEST)
+        sums = jnp.einsum("usl,ulv->usv", weights, values, precision=lax.Precision.HIGHEST)
         return sums[..., -1], sums[..., :-1]
 
     return posterior.from_logits(logits, weigh)
