@@ -184,8 +184,8 @@ def plot(rows: list[dict[str, Any]]) -> Figure:
                     left.plot(times, values, f"{marker}-", color=color, alpha=0.4, label=label)
     left.set(xlabel="time t", ylabel="seconds of a step", yscale="log")
     right.set(xlabel="time t", ylabel="mean error of a pixel", yscale="log")
-    left.legend(fontsize=7)
-    right.legend(fontsize=7)
+    for axes in (left, right):
+        axes.legend(fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 
 
