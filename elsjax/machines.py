@@ -55,7 +55,7 @@ class ScoreMachine(Denoiser):
         faster (`elsjax.kernels.near_far`); `denoise_with_error` gives the estimates. Needs 8-bit
         images; t and label must then be values on the host. An index is built when first needed, in
         minutes for a whole dataset, and kept in the user's cache directory; its patches are laid
-        out in memory, up to 8 GiB for all windows and labels together.
+        out in memory, up to 8 GiB for all windows and labels together, and a float for each patch.
       mesh: devices to share the work, as `elsjax.make_mesh` gives them; each uses memory_budget.
         None for one device. With a tolerance each device holds all images, and a share of the
         index; then, where "data" is no power of two, results differ within the tolerance.

@@ -47,7 +47,8 @@ _BLOCK = 2**22
 # Queries whose thresholds are lowered at a time: a share of all, or as many as fill a product.
 _TURNS, _FEWEST_QUERIES = 4, 128
 
-# The fewest clusters that a query opens, about, and of how many its threshold for that is found.
+# The fewest clusters that a query opens, about, since some hold more than their Gaussians tell; and
+# of how many its threshold for that is found.
 _FEWEST, _SUBSET = 1024, 8192
 
 # The error estimate: a factor and a least share of the tolerance with which it covers 99 % of the
