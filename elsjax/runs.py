@@ -13,6 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from elsjax.storage import write_whole
+
 
 class Run:
     """The folder of one run.
@@ -82,13 +84,3 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     """Raises ValueError if a run may not be written to out because something is there."""
     if out.exists() and not overwrite:
         raise ValueError(f"out={str(out)!r} exists; choose another or pass --overwrite")
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -10,7 +10,8 @@ import tyro
 from elsjax import checks
 from elsjax.interop import from_torch_state_dict, load_torch_file
 from elsjax.nn.files import network_bytes
-from elsjax.runs import check_free, write_whole
+from elsjax.runs import check_free
+from elsjax.storage import write_whole
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from elsjax import parallel
 from elsjax.dictionaries import WindowPart
 from elsjax.pixels import to_float
-from elsjax.runs import write_whole
+from elsjax.storage import write_whole
 
 # Distinct patches of a cluster, at most; principal axes. Part of a cached index's name.
 _CLUSTER_SIZE = 128
