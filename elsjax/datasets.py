@@ -78,8 +78,8 @@ def load_dataset(
 ) -> Dataset:
     """Loads a data set into memory.
 
-    TFDS data sets are decoded once and then cached beside the data, or in the user's cache
-    directory if data_dir is read-only. CelebA at its native size takes 19 GB: give image_size or
+    TFDS data sets are decoded once and then cached, below ELSJAX_CACHE_DIR or in the user's cache
+    directory. CelebA at its native size takes 19 GB: give image_size or
     limit.
 
     Args:
