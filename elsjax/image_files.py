@@ -92,10 +92,11 @@ class _Folder:
                     name = entry.name.lower()
                     if name.startswith(".") or name in _DEBRIS:
                         continue
-                    if entry.is_dir():
-                        self._names.append(entry.name)
-                    elif name.endswith(IMAGE_SUFFIXES) and entry.is_file():
+                    is_file = entry.is_file(follow_symlinks=False) or os.path.isfile(entry)
+                    if is_file and name.endswith(IMAGE_SUFFIXES):
                         images.append(entry.name)
+                    elif not is_file and os.path.isdir(entry):
+                        self._names.append(entry.name)
                     else:
                         others.append(entry.name)
         except OSError as error:

@@ -499,3 +499,90 @@ def test_listing_from_the_environment(monkeypatch):
     assert rows["mnist"].available
     assert rows["mnist"].where.startswith(str(TFDS_DIR))
     assert rows["mnist"].splits == {"train": 60_000, "test": 10_000}
+
+
+# TFDS: what is damaged
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        pytest.param("[" * 100_000, id="deep"),
+        '{"fileFormat": "array_record"}',
+        '{"fileFormat": "array_record", "splits": []}',
+        '{"fileFormat": "array_record", "splits": [{"name": "train"}]}',
+        '{"fileFormat": "array_record", "splits": [{"name": "train", "shardLengths": []}]}',
+        '{"fileFormat": "array_record", "splits": [{"name": "train", "shardLengths": ["-3"]}]}',
+        '{"fileFormat": "array_record", "splits": [{"name": "train", "shardLengths": [Infinity]}]}',
+        '{"fileFormat": "array_record", "splits": [{"name": [], "shardLengths": ["0"]}]}',
+        '{"fileFormat": "array_record", "splits": "train"}',
+        pytest.param("\udcff", id="not UTF-8"),
+    ],
+)
+def test_a_damaged_description_is_no_preparation(tiny_mnist, content):
+    data_dir, decoded = tiny_mnist
+    for version in ("3.0.1", "3.0.0"):
+        path = data_dir / "mnist" / version / "dataset_info.json"
+        path.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match="mnist exists, but unfinished, damaged or in another"):
+        datasets.load_dataset("mnist", data_dir=data_dir)
+    rows = {row.name: row for row in datasets.available_datasets(data_dir)}
+    assert not rows["mnist"].available
+    assert decoded == []
+
+
+def test_an_older_version_serves_where_the_newest_is_damaged(tiny_mnist):
+    data_dir, _ = tiny_mnist
+    (data_dir / "mnist" / "3.0.1" / "dataset_info.json").write_text("{")
+    for name in ("10.0.x", "1.0.0"):
+        (data_dir / "mnist" / name).mkdir()
+    assert tfds_source.find("mnist", data_dir).directory.name == "3.0.0"
+
+
+@pytest.mark.parametrize(
+    ("record", "match"),
+    [
+        ({"image": DIGITS[0, :, :, 0], "label": 0}, r"image 0 is uint8 \[28, 28\]; expected uint8"),
+        ({"image": DIGITS[0, :1, :1], "label": 0}, r"image 0 is uint8 \[1, 1, 1\]"),
+        ({"image": DIGITS[0].astype(float), "label": 0}, "image 0 is float64"),
+        ({"label": 0}, "image 0 is object"),
+        ({"image": DIGITS[0], "label": 10}, "image 0 has label 10; expected 0 to 9"),
+        ({"image": DIGITS[0]}, "image 0 has label -1; expected"),
+    ],
+)
+def test_records_that_are_not_of_the_data_set(tiny_mnist, monkeypatch, record, match, cache_dir):
+    data_dir, _ = tiny_mnist
+    monkeypatch.setattr(tfds_source, "_records", lambda *arguments: [record] * 3)
+    with pytest.raises(ValueError, match=f"3.0.1, split 'train': {match}"):
+        datasets.load_dataset("mnist", data_dir=data_dir)
+    assert not cache_dir.exists()
+
+
+@pytest.mark.parametrize("fault", ["is a file", "lies in a file", "goes round", "has no user"])
+def test_a_data_dir_that_is_none(tmp_path, monkeypatch, fault):
+    monkeypatch.setattr(tfds_source.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "round").symlink_to("round")
+    data_dir = {
+        "is a file": tmp_path / "file",
+        "lies in a file": tmp_path / "file" / "tfds",
+        "goes round": tmp_path / "round",
+        "has no user": "~no-such-user/tfds",
+    }[fault]
+    with pytest.raises(ValueError, match="is a file" if fault == "is a file" else "not prepared"):
+        datasets.load_dataset("mnist", data_dir=data_dir)
+
+
+@needs_tfds_data
+def test_missing_records_name_the_directory(tmp_path):
+    directory = tmp_path / "mnist" / "3.0.1"
+    directory.mkdir(parents=True)
+    for file in (TFDS_DIR / "mnist" / "3.0.1").glob("*.json"):
+        (directory / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match=r"mnist/3\.0\.1, split 'test', cannot be read") as error:
+        datasets.load_dataset("mnist", "test", data_dir=tmp_path)
+    assert "\n" not in str(error.value)
