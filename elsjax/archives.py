@@ -151,7 +151,9 @@ def _checked_images(what: str, images: np.ndarray) -> Pixels:
     if images.ndim == 2 and images.size:
         side = round(images.shape[1] ** 0.5)
         hint = f"reshape(-1, {side}, {side})" if side**2 == images.shape[1] else "reshape"
-        raise ValueError(f"{what} has shape {shape}; expected [N, H, W] or [N, H, W, C]: {hint} it")
+        raise ValueError(
+            f"{what} has shape {shape}; expected [N, H, W] or [N, H, W, C]: {hint} them"
+        )
     if images.ndim not in (3, 4):
         raise ValueError(f"{what} has shape {shape}; expected [N, H, W] or [N, H, W, C]")
     if images.size == 0:

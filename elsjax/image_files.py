@@ -4,11 +4,13 @@ A reader returns `(pixels, labels, label_names)` with the types of the fields of
 `elsjax.datasets.Dataset`.
 """
 
+import contextlib
 import functools
+import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,9 @@ from jaxtyping import Float, Int32, Shaped, UInt8
 from PIL import Image
 
 from elsjax import checks
+
+# What Pillow logs of a damaged file is heard where an application asks for it, not on stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 Pixels = UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"]
 Arrays = tuple[Pixels, Int32[np.ndarray, " n"] | None, tuple[str, ...] | None]
@@ -319,9 +324,28 @@ def _read_image(file: Path) -> UInt8[np.ndarray, "h w c"]:
         warnings.simplefilter("ignore")  # of odd but harmless metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(file) as image:
+            with _without_stderr() if image.format == "TIFF" else contextlib.nullcontext():
+                image.load()
             if image.mode in _GREY_MODES:
                 return np.asarray(image.convert("L"))[..., None]
             if image.mode not in _COLOUR_MODES:
                 raise ValueError(f"pixels of mode {image.mode!r}, expected 8 bits a channel")
             palette = image.mode in ("P", "PA")
             return np.asarray((image.convert("RGBA") if palette else image).convert("RGB"))
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Drops what libtiff writes there itself of a damaged file, beside the error that it gives."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)

@@ -1,5 +1,6 @@
 """Folders of images: order, splits, classes, and what is said of what is left out."""
 
+import contextlib
 import os
 import sys
 import warnings
@@ -181,6 +182,19 @@ def test_a_bomb_is_one_error(tmp_path, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
         with pytest.raises(ValueError, match=r"a\.png cannot be read .*decompression bomb"):
             load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate", "jpeg"])
+def test_a_damaged_tiff_is_one_error(tmp_path, capfd, compression):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.tif"
+    Image.fromarray(rng.integers(0, 256, (9, 8, 3), np.uint8)).save(path, compression=compression)
+    whole = path.read_bytes()
+    for place in rng.integers(8, len(whole), 40):
+        path.write_bytes(whole[:place] + rng.bytes(4) + whole[place + 4 :])
+        with contextlib.suppress(ValueError):
+            load_dataset(tmp_path)
+    assert capfd.readouterr() == ("", "")
 
 
 # Limits
