@@ -166,7 +166,7 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypat
 
 
 def test_machines_keep_to_a_tolerance(tmp_path, monkeypatch):
-    monkeypatch.setenv("ELSJAX_INDEX_DIR", str(tmp_path / "indices"))
+    monkeypatch.setenv("ELSJAX_CACHE_DIR", str(tmp_path))
     options = ("--num-samples", "1", "--network-steps", "4", "--seed", "2")
     exact, near, indexed = (tmp_path / name for name in ("exact", "near", "indexed"))
     assert _run(exact, *options) == 0

@@ -5,11 +5,11 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
 import jax
-import platformdirs
 import tyro
 
 from elsjax.cli.bench import Bench
@@ -20,6 +20,7 @@ from elsjax.cli.import_torch import ImportTorch
 from elsjax.cli.sample import Sample
 from elsjax.cli.train import Train
 from elsjax.cli.zoo import Zoo
+from elsjax.storage import cache_folder
 
 Command = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
@@ -36,7 +37,7 @@ Command = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
-    Compiled programs are kept in the user's cache directory, or in JAX_COMPILATION_CACHE_DIR.
+    Compiled programs are kept in JAX_COMPILATION_CACHE_DIR or, else, in the cache of "compiled".
 
     Args:
       arguments: words after the program's name; None for those of the process.
@@ -46,8 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       told in one line on stderr.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = platformdirs.user_cache_path("elsjax", appauthor=False) / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        _keep_programs()
     try:
         _parse(sys.argv[1:] if arguments is None else arguments)()
     except (ValueError, OSError) as error:
@@ -60,6 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("elsjax: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def _keep_programs() -> None:
+    """Has JAX keep compiled programs, where that can be done; else it warns at each of them."""
+    try:
+        folder = cache_folder("compiled")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} cannot be written")
+    except OSError as error:
+        warnings.warn(f"compiled programs are not kept: {error}", stacklevel=2)
+    else:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _parse(arguments: Sequence[str]) -> Command:
