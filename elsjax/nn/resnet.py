@@ -96,9 +96,8 @@ class ResNet(Network):
         self.convs = nnx.List(
             conv(width, width, kernel_size, padding, **common) for _ in range(num_layers)
         )
-        self.norms = None
-        if normalized:
-            self.norms = nnx.List(group_norm(width, 8, **common) for _ in range(num_layers + 1))
+        norms = (group_norm(width, 8, **common) for _ in range(num_layers + 1))
+        self.norms = nnx.List(norms) if normalized else None
         self.last = conv(width, channels, last_kernel_size, padding, **common)
 
     def __call__(

@@ -64,9 +64,8 @@ class Block(nnx.Module):
             conv(channels, outputs, kernel_size, padding, dtype=dtype, rngs=rngs)
             for channels in (inputs, outputs)
         )
-        self.norms = None
-        if normalized:
-            self.norms = nnx.List(_norm(outputs, dtype=dtype, rngs=rngs) for _ in self.convs)
+        norms = (_norm(outputs, dtype=dtype, rngs=rngs) for _ in self.convs)
+        self.norms = nnx.List(norms) if normalized else None
 
     def __call__(
         self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"]
