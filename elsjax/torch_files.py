@@ -5,11 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
+import safetensors
 
 from elsjax.torch_pickle import Refused, TorchObject, read_torch
 
+_SAFETENSORS = {
+    "BF16": np.dtype(jnp.bfloat16),
+    "BOOL": np.dtype(np.bool_),
+    **{f"F{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
+    **{f"I{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
+    "U8": np.dtype(np.uint8),
+}
 # The first or last tensor of each kind of network, by which it is found among others.
 _MARKS = {"up_projection.weight": "resnet", "output_conv.weight": "unet"}
 
@@ -40,11 +48,13 @@ def load_torch_file(
         the file.
       OSError: if the file cannot be opened.
     """
+    if config is not None and not isinstance(config, Mapping):
+        raise ValueError(f"config={config!r} must be a dict")
     content = Path(path).read_bytes()
     try:
         found = _Contents()
         if Path(path).suffix == ".safetensors":
-            found.add(safetensors.numpy.load(content))
+            found.add(_read_safetensors(content))
         else:
             found.add(read_torch(content))
         prefix, state_dict = _choose(networks_in(found.tensors), found, key)
@@ -63,9 +73,18 @@ def load_torch_file(
     if sizes:
         read["image_size"] = sizes[-1]
     for name, value in (config or {}).items():
-        if name in read and (list(value) if isinstance(value, tuple) else value) != read[name]:
+        value = list(value) if isinstance(value, tuple | np.ndarray) else value
+        if name in read and value != read[name]:
             raise ValueError(f"config[{name!r}]={value!r}, but {path} has {read[name]!r}")
     return read, state_dict
+
+
+def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
+    """The tensors in a file of safetensors; its own reader of arrays knows no bfloat16."""
+    return {
+        name: np.frombuffer(entry["data"], _SAFETENSORS[entry["dtype"]]).reshape(entry["shape"])
+        for name, entry in safetensors.deserialize(content)
+    }
 
 
 def read_scales(content: bytes) -> list[Any]:

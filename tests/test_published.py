@@ -198,15 +198,26 @@ def test_a_network_beside_another_has_its_own_tensors(tmp_path, torch):
 def test_a_state_dict_in_safetensors(tmp_path, capsys):
     config, state = CONFIGS["resnet"], state_dict_of(CONFIGS["resnet"])
     path = tmp_path / "a.safetensors"
-    path.write_bytes(safetensors.numpy.save(state))
-    _, read = load_torch_file(path, config)
-    np.testing.assert_array_equal(read["convs.0.0.bias"], state["convs.0.0.bias"])
+    half = {name: tensor.astype(jnp.bfloat16) for name, tensor in state.items()}
+    for saved in (half, state):
+        path.write_bytes(safetensors.numpy.save(saved))
+        _, read = load_torch_file(path, config)
+        np.testing.assert_array_equal(read["convs.0.0.bias"], saved["convs.0.0.bias"])
     words = ["import-torch", str(path), "--config", json.dumps(config)]
     assert cli.main([*words, "--overwrite"]) == 2
     assert "a.safetensors' is the file to read; choose another" in capsys.readouterr().err
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="a.safetensors: truncated, altered or no network"):
         load_torch_file(path, config)
+
+
+def test_config_beside_a_module(tmp_path, torch):
+    config = CONFIGS["unet"]
+    path = save(tmp_path / "a.pt", network_of(torch, config, state_dict_of(config)))
+    for fsizes in ((4, 8, 8), np.array([4, 8, 8])):
+        load_torch_file(path, {"fsizes": fsizes})
+    with pytest.raises(ValueError, match="config=\\['unet'\\] must be a dict"):
+        load_torch_file(path, ["unet"])
 
 
 def test_the_format_before_1_6(tmp_path):
