@@ -22,12 +22,15 @@ class ImportTorch:
     """
 
     file: Annotated[Path, tyro.conf.Positional]
-    """The .pt file: a pickled network, or a state dict."""
+    """The .pt file: a pickled network, a state dict, or a checkpoint that holds one. A state dict
+    may also be a .safetensors file."""
     config: str | None = None
     """For a state dict, which does not hold its own: the arguments of the published constructor as
     JSON, such as '{"kind": "unet", "channels": 1, "mode": "zeros", "fsizes": [64, 128, 256]}'."""
-    image_size: int = 32
-    """Side of the images that the network is meant for."""
+    key: str | None = None
+    """Which network of several: where it stands in the file, such as ema."""
+    image_size: int | None = None
+    """Side of the images that the network is meant for; default: what the file says, else 32."""
     out: Path | None = None
     """File to write; default: FILE with the ending .safetensors."""
     overwrite: bool = False
@@ -40,9 +43,12 @@ class ImportTorch:
           ValueError: if the file holds anything but a network, or an option does not fit it.
         """
         out = self.file.with_suffix(".safetensors") if self.out is None else self.out
+        if out.resolve() == self.file.resolve():
+            raise ValueError(f"out={str(out)!r} is the file to read; choose another")
         check_free(out, overwrite=self.overwrite)
-        checks.positive_int("image_size", self.image_size)
-        config, state_dict = load_torch_file(self.file, self._config())
+        if self.image_size is not None:
+            checks.positive_int("image_size", self.image_size)
+        config, state_dict = load_torch_file(self.file, self._config(), self.key)
         network = from_torch_state_dict(config, state_dict, image_size=self.image_size)
         content = network_bytes(network)
         write_whole(out, lambda file: file.write(content))
@@ -53,7 +59,7 @@ class ImportTorch:
             return None
         try:
             config = json.loads(self.config)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"config={self.config!r} is not JSON: {error}") from error
         if not isinstance(config, dict):
             raise ValueError(f"config={self.config!r} must be a JSON object")
