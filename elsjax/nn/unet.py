@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from elsjax import checks
 from elsjax.nn.layers import Padding, Upsample, conv, linear, max_pool, per_pixel
-from elsjax.nn.network import Network
+from elsjax.nn.network import Network, Prediction
 from elsjax.schedules import Schedule
 
 OUTPUT_KERNEL_SIZE = 3  # on the way up, whatever kernel_size is: so it is published
@@ -90,6 +90,8 @@ class UNet(Network):
       num_classes: number of classes to condition on; None for an unconditional network.
       kernel_size: odd side of the kernels on the way down; on the way up it is 3.
       last_kernel_size: odd side of the last kernel.
+      prediction: what the output is: "noise", as published, "velocity" or "x0"; see
+        `elsjax.nn.network`.
       schedule: noise schedule of the process; `CosineSchedule()` by default.
       dtype: of the weights; float32 by default, float64 under `jax_enable_x64`.
       rngs: keys for the weights, `flax.nnx.Rngs(seed)`.
@@ -108,6 +110,7 @@ class UNet(Network):
         num_classes: int | None = None,
         kernel_size: int = 3,
         last_kernel_size: int = 3,
+        prediction: Prediction = "noise",
         schedule: Schedule | None = None,
         dtype: Any = None,
         rngs: nnx.Rngs,
@@ -122,7 +125,10 @@ class UNet(Network):
         self.embedding_width = embedding_width
         self.kernel_size = kernel_size
         self.last_kernel_size = last_kernel_size
-        super().__init__(image_shape, padding, num_classes, embedding_width, schedule, dtype, rngs)
+        super().__init__(
+            *(image_shape, padding, num_classes, embedding_width, schedule, dtype, rngs),
+            prediction=prediction,
+        )
         channels = self.image_shape[2]
         levels = range(len(self.widths))
         common: dict[str, Any] = {"dtype": self.dtype, "rngs": rngs}
