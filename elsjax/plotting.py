@@ -5,7 +5,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import colormaps
 from matplotlib.figure import Figure
+
+from elsjax.heldout import HeldoutCurve
 
 
 def sample_figure(
@@ -58,26 +61,36 @@ def grid_figure(images: Float[np.ndarray, "b h w c"], num_columns: int = 8) -> F
     return figure
 
 
-def loss_figure(losses: Float[np.ndarray, " steps"]) -> Figure:
+def loss_figure(losses: Float[np.ndarray, " steps"], heldout: HeldoutCurve | None = None) -> Figure:
     """The loss of each step of training, and its mean over the steps around it.
 
     Args:
-      losses: mean squared error of the predicted noise at each step.
+      losses: of each step.
+      heldout: held-out errors, drawn beside the loss, a line for each time.
 
     Returns:
       The figure.
     """
-    figure = Figure(figsize=(6, 4), dpi=100)
-    ax = figure.subplots()
+    figure = Figure(figsize=(6, 4) if heldout is None else (11, 4), dpi=100, layout="constrained")
+    ax, *rest = figure.subplots(1, 1 if heldout is None else 2, squeeze=False)[0]
     ax.semilogy(np.arange(1, len(losses) + 1), losses, color="0.8", linewidth=0.5)
     width = max(1, len(losses) // 50)
     steps = np.arange(len(losses) // width) * width
     means = losses[: len(steps) * width].reshape(-1, width).mean(1)
     ax.semilogy(steps + (width + 1) / 2, means, color="C0")
-    ax.set_xlabel("step")
-    ax.set_ylabel("mean squared error of the noise")
-    figure.tight_layout()
+    ax.set(xlabel="step", ylabel="loss")
+    if heldout is not None:
+        _draw_heldout(rest[0], heldout)
     return figure
+
+
+def _draw_heldout(ax: Any, heldout: HeldoutCurve) -> None:
+    colors = colormaps["viridis"](1 - heldout.times)
+    for t, errors, color in zip(heldout.times, heldout.relative.T, colors, strict=True):
+        ax.plot(heldout.steps, errors, "o-", markersize=2, color=color, label=f"t = {t:g}")
+    ax.axhline(1, color="0.5", linewidth=1, linestyle=":")
+    ax.set(xlabel="step", ylabel="held-out error of x0 / that of the Wiener filter", yscale="log")
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def timing_figure(rows: Sequence[Mapping[str, Any]], options: Sequence[str]) -> Figure:

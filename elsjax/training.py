@@ -1,11 +1,12 @@
-"""Training of a network to predict noise, on one device or many.
+"""Training of a network, on one device or many.
 
-    loss = E |eps_hat(alpha_t x_0 + sigma_t eps, t, label) - eps|²,   t in {0, 0.001, ..., 0.999}
+    loss = E w_t |network(alpha_t x_0 + sigma_t eps, t, label) - target|²,
+    target = eps, alpha_t eps - sigma_t x_0 or x_0,   t in {0, 0.001, ..., 0.999}
 
-(Kamb & Ganguli 2025, section 5 and their published code.) All that a run draws, the order of the
-images, the times, the noise, depends on its seed and the number of the step alone: a run that goes
-on from a saved state is the run that was never stopped. It depends on the number of devices and
-the size of the micro-batches only by rounding.
+(The paper's networks predict eps, with w = 1: Kamb & Ganguli 2025, section 5 and their published
+code.) All that a run draws, the order of the images, the times, the noise, depends on its seed and
+the number of the step alone: a run that goes on from a saved state is the run that was never
+stopped. It depends on the number of devices and the size of the micro-batches only by rounding.
 """
 
 import dataclasses
@@ -24,10 +25,13 @@ from elsjax.denoisers import per_image
 from elsjax.nn import Network
 from elsjax.nn.convolution import use_cpu_gradients
 from elsjax.nn.files import network_config, network_from_config
+from elsjax.nn.network import Prediction
 from elsjax.pixels import to_float
 
 NUM_TIMES = 1000  # the published training draws t from this many
 Precision = Literal["float32", "bfloat16"]
+LossWeighting = Literal["uniform", "min_snr"]
+_SNR_BOUND = 5.0  # gamma of Hang et al. (2023)
 # Images per device that a CPU takes at once: what lies between layers then stays in its cache.
 _CPU_MICRO_BATCH = 8
 
@@ -48,6 +52,9 @@ class TrainingConfig:
       ema_decay: decay per step of the exponential moving average of the weights, which is what
         training returns; 0 for the weights themselves.
       clip_norm: bound on the norm of the gradient; None for none.
+      loss_weighting: of the times: "uniform", w = 1, or "min_snr", which weights the error of x_0
+        by min(SNR, 5), SNR = alpha²/sigma², so that low noise does not outweigh all else (Hang et
+        al. 2023).
       precision: of the arithmetic; "bfloat16" keeps weights, average and optimiser in float32.
         It pays on accelerators.
       seed: of all that is drawn.
@@ -63,6 +70,7 @@ class TrainingConfig:
     warmup_steps: int = 100
     ema_decay: float = 0.999
     clip_norm: float | None = None
+    loss_weighting: LossWeighting = "uniform"
     precision: Precision = "float32"
     seed: int = 0
 
@@ -76,6 +84,7 @@ class TrainingConfig:
         checks.in_range("ema_decay", self.ema_decay, 0.0, 1.0)
         if self.clip_norm is not None:
             checks.in_range("clip_norm", self.clip_norm, 0.0, float("inf"), open_ends=True)
+        checks.one_of("loss_weighting", self.loss_weighting, get_args(LossWeighting))
         checks.one_of("precision", self.precision, get_args(Precision))
 
 
@@ -101,7 +110,7 @@ class Progress(NamedTuple):
     Attributes:
       state: after `step` steps. The next step reuses its memory: copy what has to last.
       step: steps taken.
-      losses: of the steps since the last report, mean squared error per pixel.
+      losses: of the steps since the last report, per pixel.
     """
 
     state: TrainingState
@@ -280,7 +289,11 @@ def _make_step(
         alpha, sigma = (per_image(level) for level in network.schedule(t))
         weights = jax.tree.map(lambda weight: weight.astype(network.dtype), weights)
         predicted = nnx.merge(graph, weights)(alpha * x0 + sigma * noise, t, label)
-        return jnp.mean((predicted.astype(jnp.float32) - noise) ** 2)
+        target = _target(network.prediction, x0, noise, alpha, sigma)
+        error = (predicted.astype(jnp.float32) - target) ** 2
+        if config.loss_weighting == "min_snr":
+            error = _min_snr_weight(network.prediction, alpha, sigma) * error
+        return jnp.mean(error)
 
     def local_gradient(weights: Any, batch: tuple[Array | None, ...]) -> tuple[Array, Any]:
         """Loss and gradient over one device's part of the batch."""
@@ -322,6 +335,26 @@ def _make_step(
         return TrainingState(weights, average, moments, state.step + 1), measured
 
     return step
+
+
+def _target(prediction: Prediction, x0: Array, noise: Array, alpha: Array, sigma: Array) -> Array:
+    """What the network is to predict, [B, H, W, C]."""
+    if prediction == "noise":
+        return noise
+    return x0 if prediction == "x0" else alpha * noise - sigma * x0
+
+
+def _min_snr_weight(prediction: Prediction, alpha: Array, sigma: Array) -> Array:
+    """The weight of what is predicted that weights the error of x_0 by min(SNR, gamma).
+
+    An error of x_0 is that of the velocity times sigma, that of the noise times sigma / alpha.
+    """
+    weight = jnp.minimum(alpha**2, _SNR_BOUND * sigma**2)  # of the velocity; 0 at sigma = 0
+    if prediction == "noise":
+        return weight / alpha**2
+    if prediction == "velocity":
+        return weight
+    return jnp.minimum(alpha**2 / sigma**2, _SNR_BOUND)
 
 
 def _optimizer(config: TrainingConfig) -> optax.GradientTransformation:

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from elsjax import checks
-from elsjax.denoisers import per_image
 from elsjax.nn.layers import PRECISION, Padding, conv, group_norm, linear
+from elsjax.nn.network import Prediction
 from elsjax.nn.unet import Shift, UNet
 from elsjax.schedules import Schedule
 
@@ -112,9 +112,8 @@ class AttentionUNet(UNet):
     Attention and normalisation both reach over the whole image, whatever the padding. Attention
     has no positions: with circular padding the network commutes with the shifts of a `UNet`.
 
-    What comes out of the last convolution is the velocity `v = alpha eps - sigma x_0` (Salimans &
-    Ho 2022); the noise is `sigma x_t + alpha v`. So at t -> 1, where x_0 follows from the noise by
-    a division by alpha, what normalisation loses of an image's mean and scale does no harm.
+    It predicts the velocity unless told otherwise. So at t -> 1, where x_0 follows from the noise
+    by a division by alpha, what normalisation loses of an image's mean and scale does no harm.
 
     Args:
       image_shape: (height, width, channels) of the images; see `UNet`.
@@ -127,6 +126,7 @@ class AttentionUNet(UNet):
       num_classes: number of classes to condition on; None for an unconditional network.
       kernel_size: odd side of the kernels on the way down; on the way up it is 3.
       last_kernel_size: odd side of the last kernel.
+      prediction: what the output is: "noise", "velocity" or "x0"; see `elsjax.nn.network`.
       schedule: noise schedule of the process; `CosineSchedule()` by default.
       dtype: of the weights; float32 by default, float64 under `jax_enable_x64`.
       rngs: keys for the weights, `flax.nnx.Rngs(seed)`.
@@ -147,6 +147,7 @@ class AttentionUNet(UNet):
         num_classes: int | None = None,
         kernel_size: int = 3,
         last_kernel_size: int = 3,
+        prediction: Prediction = "velocity",
         schedule: Schedule | None = None,
         dtype: Any = None,
         rngs: nnx.Rngs,
@@ -170,6 +171,7 @@ class AttentionUNet(UNet):
             num_classes=num_classes,
             kernel_size=kernel_size,
             last_kernel_size=last_kernel_size,
+            prediction=prediction,
             schedule=schedule,
             dtype=dtype,
             rngs=rngs,
@@ -186,16 +188,6 @@ class AttentionUNet(UNet):
             dtype=self.dtype,
             rngs=rngs,
         )
-
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        t: Float[Array, " b"],
-        label: Int[Array, " b"] | None = None,
-    ) -> Float[Array, "b h w c"]:
-        """See `Network.__call__`."""
-        alpha, sigma = (per_image(level).astype(self.dtype) for level in self.schedule(t))
-        return sigma * x.astype(self.dtype) + alpha * super().__call__(x, t, label)
 
     @property
     def receptive_field(self) -> int:

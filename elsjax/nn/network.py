@@ -1,7 +1,17 @@
-"""What all networks share: they predict the noise in x_t, and are denoisers by that."""
+"""What all networks share: what they predict of x_t, and that they are denoisers by that.
+
+For x_t = alpha x_0 + sigma eps, alpha² + sigma² = 1, a network's output is one of
+
+    noise     eps                        x_0 = (x_t - sigma eps) / alpha
+    velocity  v = alpha eps - sigma x_0  x_0 = alpha x_t - sigma v,  eps = sigma x_t + alpha v
+    x0        x_0                        eps = (x_t - alpha x_0) / sigma
+
+(Ho et al. 2020; Salimans & Ho 2022.) An error of the noise is divided by alpha, which is small at
+t -> 1; an error of the velocity is not divided by anything.
+"""
 
 import abc
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +25,15 @@ from elsjax.nn.embedding import Embedding
 from elsjax.nn.layers import PADDINGS, Padding
 from elsjax.schedules import CosineSchedule, Schedule
 
+Prediction = Literal["noise", "velocity", "x0"]
+
 
 class Network(nnx.Module, Denoiser):
-    """A trained denoiser: `network(x, t, label)` is the noise it predicts in x_t.
+    """A trained denoiser: `network(x, t, label)` is what it predicts of x_t, see `prediction`.
 
-    `predict_noise` is that output itself; `denoise` and `score` follow from it. They check their
-    arguments and run compiled, once for each batch shape and not for each time. Calling the
-    network does neither: that is the function to differentiate. It computes in the precision of
-    its weights.
+    `denoise`, `predict_noise` and `score` follow from that output. They check their arguments and
+    run compiled, once for each batch shape and not for each time. Calling the network does
+    neither: that is the function to differentiate. It computes in the precision of its weights.
 
     A network runs on images of any size that its pooling divides; `image_shape` is the size that
     it is meant for. A conditional network needs a label, any other refuses one.
@@ -32,6 +43,7 @@ class Network(nnx.Module, Denoiser):
       schedule: noise schedule of the process the images come from.
       padding: "zeros" or "circular", in every convolution.
       num_classes: number of classes, or None for an unconditional network.
+      prediction: what its output is, "noise", "velocity" or "x0".
       dtype: of the weights.
     """
 
@@ -44,6 +56,8 @@ class Network(nnx.Module, Denoiser):
         schedule: Schedule | None,
         dtype: Any,
         rngs: nnx.Rngs,
+        *,
+        prediction: Prediction,
     ) -> None:
         if len(image_shape) != 3:
             raise ValueError(f"image_shape={image_shape} must be (height, width, channels)")
@@ -52,6 +66,7 @@ class Network(nnx.Module, Denoiser):
         checks.one_of("padding", padding, PADDINGS)
         if num_classes is not None:
             checks.positive_int("num_classes", num_classes)
+        checks.one_of("prediction", prediction, get_args(Prediction))
         checks.positive_int("embedding_width", embedding_width)
         if embedding_width % 2 or embedding_width < 4:
             raise ValueError(f"embedding_width={embedding_width} must be even and at least 4")
@@ -60,6 +75,7 @@ class Network(nnx.Module, Denoiser):
         self._check_sides("image_shape", height, width)
         self.padding: Padding = padding
         self.num_classes = num_classes
+        self.prediction: Prediction = prediction
         self.schedule = CosineSchedule() if schedule is None else schedule
         self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
         if not jnp.issubdtype(self.dtype, jnp.floating):
@@ -70,7 +86,7 @@ class Network(nnx.Module, Denoiser):
     def __call__(
         self, x: Float[Array, "b h w c"], t: Float[Array, " b"], label: Int[Array, " b"] | None
     ) -> Float[Array, "b h w c"]:
-        """Predicted noise, unchecked and not compiled by itself.
+        """What the network predicts, unchecked and not compiled by itself.
 
         Args:
           x: noisy images, [B, H, W, C].
@@ -78,7 +94,7 @@ class Network(nnx.Module, Denoiser):
           label: classes, [B], for a conditional network; else None.
 
         Returns:
-          The noise, [B, H, W, C], in the precision of the weights.
+          The noise, the velocity or x_0, [B, H, W, C], in the precision of the weights.
         """
 
     @property
@@ -94,13 +110,23 @@ class Network(nnx.Module, Denoiser):
     def predict_noise(
         self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None = None
     ) -> Float[Array, "b h w c"]:
-        """Predicted noise, the network's own output; arguments and errors as `denoise`.
+        """Predicted noise, [B, H, W, C]; arguments and errors as `denoise`.
 
-        Unlike a score machine's, it is defined at any t.
+        It is defined at any t if the network predicts noise or velocity.
+
+        Raises:
+          ValueError: also where sigma_t = 0, if the network predicts x_0.
         """
+        if self.prediction == "x0":
+            return super().predict_noise(x, t, label)
         self.check(x, label)
         checks.times("t", t, np.shape(x)[0])
-        return self._predict_noise(jnp.asarray(x, jnp.result_type(float)), t, label)
+        x = jnp.asarray(x, jnp.result_type(float))
+        output = self._output(x, t, label)
+        if self.prediction == "noise":
+            return output
+        alpha, sigma = (per_image(level) for level in self.schedule(t))
+        return sigma * x + alpha * output
 
     def check(self, x: Float[ArrayLike, "b h w c"], label: ArrayLike | None) -> None:
         """Raises the ValueError that `denoise` would raise for these images and labels."""
@@ -140,9 +166,9 @@ class Network(nnx.Module, Denoiser):
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
     ) -> Float[Array, "b h w c"]:
         alpha, sigma = (per_image(level) for level in self.schedule(t))
-        return x0_from_noise(x, self._predict_noise(x, t, label), alpha, sigma)
+        return x0_from_output(self.prediction, x, self._output(x, t, label), alpha, sigma)
 
-    def _predict_noise(
+    def _output(
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
     ) -> Float[Array, "b h w c"]:
         batch = x.shape[:1]
@@ -157,3 +183,14 @@ def _apply(
     graph: nnx.GraphDef[Network], weights: nnx.State, x: Array, t: Array, label: Array | None
 ) -> Array:
     return nnx.merge(graph, weights)(x, t, label)
+
+
+def x0_from_output(
+    prediction: Prediction, x: Array, output: Array, alpha: Array, sigma: Array
+) -> Array:
+    """x_0, [B, H, W, C], from what a network predicts of x_t; levels broadcast against x."""
+    if prediction == "x0":
+        return output
+    if prediction == "velocity":
+        return alpha * x - sigma * output
+    return x0_from_noise(x, output, alpha, sigma)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from elsjax import checks
 from elsjax.nn.layers import Padding, conv, group_norm, linear, per_pixel
-from elsjax.nn.network import Network
+from elsjax.nn.network import Network, Prediction
 from elsjax.schedules import Schedule
 
 
@@ -34,7 +34,7 @@ class ResNet(Network):
 
         h   = conv(x)
         h  += relu(conv(h + shift_i(t, label)))      for each layer i
-        eps = conv(h + shift_last(t, label))
+        out = conv(h + shift_last(t, label))
 
     There is no normalisation of images, no pooling and no attention: a pixel of the output
     depends on a square of side `receptive_field` (17 by default), and with circular padding the
@@ -52,6 +52,8 @@ class ResNet(Network):
       last_kernel_size: odd side of the last kernel.
       normalized: group normalisation, 8 groups, after each layer's convolution and before the last.
       last_shift: shift h before the last convolution; without, h is doubled there.
+      prediction: what the output is: "noise", as published, "velocity" or "x0"; see
+        `elsjax.nn.network`.
       schedule: noise schedule of the process; `CosineSchedule()` by default.
       dtype: of the weights; float32 by default, float64 under `jax_enable_x64`.
       rngs: keys for the weights, `flax.nnx.Rngs(seed)`.
@@ -72,6 +74,7 @@ class ResNet(Network):
         last_kernel_size: int = 3,
         normalized: bool = False,
         last_shift: bool = True,
+        prediction: Prediction = "noise",
         schedule: Schedule | None = None,
         dtype: Any = None,
         rngs: nnx.Rngs,
@@ -82,7 +85,9 @@ class ResNet(Network):
         checks.positive_int("num_layers", num_layers)
         checks.odd_int("kernel_size", kernel_size)
         checks.odd_int("last_kernel_size", last_kernel_size)
-        super().__init__(image_shape, padding, num_classes, width, schedule, dtype, rngs)
+        super().__init__(
+            image_shape, padding, num_classes, width, schedule, dtype, rngs, prediction=prediction
+        )
         self.width = width
         self.num_layers = num_layers
         self.kernel_size = kernel_size

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from elsjax import checks
 from elsjax.nn.layers import Padding, Upsample, conv, group_norm, linear, max_pool, per_pixel
-from elsjax.nn.network import Network
+from elsjax.nn.network import Network, Prediction
 from elsjax.schedules import Schedule
 
 OUTPUT_KERNEL_SIZE = 3  # on the way up, whatever kernel_size is: so it is published
@@ -99,6 +99,8 @@ class UNet(Network):
       normalized: group normalisation after each convolution but the last. The groups are 32, or
         single channels where there are fewer: widths are at most 32 or multiples of it.
       last_normalized: group normalisation before the last convolution.
+      prediction: what the output is: "noise", as published, "velocity" or "x0"; see
+        `elsjax.nn.network`.
       schedule: noise schedule of the process; `CosineSchedule()` by default.
       dtype: of the weights; float32 by default, float64 under `jax_enable_x64`.
       rngs: keys for the weights, `flax.nnx.Rngs(seed)`.
@@ -119,6 +121,7 @@ class UNet(Network):
         last_kernel_size: int = 3,
         normalized: bool = False,
         last_normalized: bool = False,
+        prediction: Prediction = "noise",
         schedule: Schedule | None = None,
         dtype: Any = None,
         rngs: nnx.Rngs,
@@ -138,7 +141,10 @@ class UNet(Network):
         self.last_kernel_size = last_kernel_size
         self.normalized = normalized
         self.last_normalized = last_normalized
-        super().__init__(image_shape, padding, num_classes, embedding_width, schedule, dtype, rngs)
+        super().__init__(
+            *(image_shape, padding, num_classes, embedding_width, schedule, dtype, rngs),
+            prediction=prediction,
+        )
         channels = self.image_shape[2]
         levels = range(len(self.widths))
         common: dict[str, Any] = {"dtype": self.dtype, "rngs": rngs}
