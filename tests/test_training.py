@@ -288,7 +288,14 @@ def test_the_command_writes_the_network_and_its_pictures(tmp_path, capsys):
     out = tmp_path / "run"
     options = ["--num-steps", "20", "--padding", "circular", "--conditional", "--out", str(out)]
     assert cli.main([*SMALL, *options]) == 0
-    names = ["config.json", "losses.npz", "losses.png", "network.safetensors", "samples.png"]
+    names = [
+        ".elsjax-run",
+        "config.json",
+        "losses.npz",
+        "losses.png",
+        "network.safetensors",
+        "samples.png",
+    ]
     assert sorted(os.listdir(out)) == names
     net = load_network(out / "network.safetensors")
     assert (net.padding, net.num_classes, net.image_shape) == ("circular", 10, (8, 8, 1))

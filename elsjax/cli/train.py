@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-import shutil
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ import elsjax
 from elsjax import checks, plotting, training
 from elsjax.checkpoints import Checkpoints
 from elsjax.cli.data import DataOptions, describe
+from elsjax.cli.experiment import MAX_SEED
 from elsjax.datasets import Dataset
 from elsjax.nn import PRESETS, Network
 from elsjax.nn.files import (
@@ -28,10 +29,11 @@ from elsjax.nn.files import (
 )
 from elsjax.nn.layers import Padding
 from elsjax.parallel import use_all_cores
-from elsjax.runs import Run, check_free
+from elsjax.runs import Run
 
 _PICTURED_SAMPLES = 16
 _PICTURED_STEPS = 20
+_MOST_CLASSES = 100_000  # a network has a row of weights for each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Train:
     ] = "unet-small"
     """The paper's sizes, or small ones that train on a CPU in hours."""
     padding: Padding = "zeros"
-    """Of all convolutions."""
+    """Padding of every convolution: zeros or circular."""
     conditional: bool = False
     """Condition on the class."""
     weights: Path | None = None
@@ -75,19 +77,25 @@ class Train:
           ValueError: if an option does not fit, before anything is computed or written.
           FloatingPointError: if training diverges; the last good checkpoint is kept.
         """
+        with Run(self.out, overwrite=self.overwrite) as run:
+            loss = self._run(run)
+        print(f"loss {loss:.4f} over the last steps; {self.out}: network.safetensors, samples.png")
+
+    def _run(self, run: Run) -> float:
+        """Trains and writes the results; returns the loss over the last steps."""
         checks.positive_int("checkpoint_every", self.checkpoint_every)
-        check_free(self.out, overwrite=self.overwrite)
+        checks.in_range("seed", self.config.seed, 0, MAX_SEED)
+        if self.weights is not None and not self.weights.is_file():
+            raise ValueError(f"weights={str(self.weights)!r} is not a file")
         use_all_cores()
         data = self.data.load()
         network = self._network(data)
         labels = data.labels if self.conditional else None
         training.check_data(network, data.pixels, labels, self.config)
-        run = Run(self.out, self._record(data, network), overwrite=self.overwrite)
-        checkpoints = Checkpoints(run.partial / "checkpoints")
-        state = checkpoints.latest(training.initial_state(network, self.config))
-        saved = run.load_arrays("losses.npz")
+        run.start(self._record(data, network))
+        self.data.print_labels(data)
+        checkpoints, state, losses = self._earlier(run, network)
         taken = 0 if state is None else int(state.step)
-        losses = [] if saved is None else [saved["losses"][:taken]]
         batch = self.config.batch_size
         bar = tqdm(
             total=self.config.num_steps * batch,
@@ -113,10 +121,27 @@ class Train:
                 if progress.step % self.checkpoint_every == 0 or last:
                     self._save(run, checkpoints, network, progress, np.concatenate(losses))
         checkpoints.close()
-        shutil.rmtree(checkpoints.directory)
+        run.remove("checkpoints")
         run.finish()
-        mean = np.concatenate(losses)[-1000:].mean()
-        print(f"loss {mean:.4f} over the last steps; {self.out}: network.safetensors, samples.png")
+        return float(np.concatenate(losses)[-1000:].mean())
+
+    def _earlier(
+        self, run: Run, network: Network
+    ) -> tuple[Checkpoints, training.TrainingState | None, list[np.ndarray]]:
+        """Where an earlier start of this run left it: its newest state, None at the beginning."""
+        checkpoints = Checkpoints(run.folder("checkpoints"))
+        state = checkpoints.latest(training.initial_state(network, self.config))
+        if state is None:
+            return checkpoints, None, []
+        taken = int(state.step)
+        saved = run.load_arrays("losses.npz", {"losses": (np.float32, (None,))})
+        if saved is not None and len(saved["losses"]) >= taken:
+            return checkpoints, state, [saved["losses"][:taken]]
+        # Without its losses the result would not be that of the run that was never stopped.
+        warnings.warn("the losses of the unfinished run are lost; it starts anew", stacklevel=2)
+        checkpoints.close()
+        run.remove("checkpoints")
+        return Checkpoints(run.folder("checkpoints")), None, []
 
     def _network(self, data: Dataset) -> Network:
         num_classes = None
@@ -126,6 +151,11 @@ class Train:
             num_classes = int(data.labels.max()) + 1
             if data.label_names is not None:
                 num_classes = len(data.label_names)
+            elif num_classes > _MOST_CLASSES:
+                raise ValueError(
+                    f"conditional=True, but the labels of {data.name!r} go up to "
+                    f"{num_classes - 1}; expected classes, numbered from 0 on"
+                )
         network = PRESETS[self.network](
             data.pixels.shape[1:],
             padding=self.padding,
@@ -164,10 +194,11 @@ class Train:
     def _record(self, data: Dataset, network: Network) -> dict[str, Any]:
         """Everything that determines the results, and the versions that computed them."""
         options = dataclasses.asdict(self)
-        options |= options.pop("data") | options.pop("config")
+        del options["data"]
+        options |= dataclasses.asdict(self.data.absolute()) | options.pop("config")
         for irrelevant in ("out", "overwrite", "checkpoint_every"):
             del options[irrelevant]
-        options["weights"] = None if self.weights is None else str(self.weights)
+        options["weights"] = None if self.weights is None else str(self.weights.absolute())
         return {
             "command": "train",
             **options,
