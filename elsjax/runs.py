@@ -158,7 +158,7 @@ class Run:
         if not path.is_file():
             return None
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = dict(archive)
             found = {key: (array.dtype, array.shape) for key, array in arrays.items()}
             same = found.keys() == like.keys() and all(
@@ -273,9 +273,8 @@ class Run:
         """Removes the partial folder, once it is started, if no result is in it."""
         with contextlib.suppress(ValueError, OSError):
             results = [self.partial / name for name in self._written - {_CONFIG}]
-            if self._written and not any(
-                any(path.iterdir()) if path.is_dir() else path.exists() for path in results
-            ):
+            some = any(any(path.iterdir()) if path.is_dir() else path.exists() for path in results)
+            if self._written and not some and self.partial.is_dir():
                 _remove(self.partial)
 
 

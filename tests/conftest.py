@@ -51,6 +51,29 @@ def refuses(tmp_path, capsys):
     return check
 
 
+@pytest.fixture
+def refuses_here(tmp_path, capsys):
+    """As `refuses`, where something lies beside the folder to write: all of it stays as it is."""
+
+    def state():
+        return {
+            path: path.read_bytes() if path.is_file() else path.is_dir()
+            for path in tmp_path.rglob("*")
+        }
+
+    def check(words: list[str], message: str) -> None:
+        before = state()
+        assert cli.main([*words, "--out", str(tmp_path / "run")]) == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert output.err.startswith("elsjax: ")
+        assert output.err.count("\n") == 1
+        assert message in output.err
+        assert state() == before
+
+    return check
+
+
 @pytest.fixture(scope="session")
 def small_network(tmp_path_factory) -> str:
     """The file of an untrained network of images [8, 8, 1], as `elsjax train` leaves it."""

@@ -83,7 +83,7 @@ def describe(data: Dataset) -> dict[str, Any]:
 def images_sha256(data: Dataset) -> str:
     """Checksum of the pixels."""
     pixels = np.ascontiguousarray(data.pixels).reshape(-1)
-    return hashlib.sha256(memoryview(pixels)).hexdigest()
+    return hashlib.sha256(pixels.data).hexdigest()
 
 
 def _absolute(path: str) -> str:
