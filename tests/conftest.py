@@ -1,12 +1,15 @@
 """Settings of all tests: several CPU devices, and no silent broadcasting between ranks."""
 
+import json
 import os
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
+import elsjax
 from elsjax import cli
 
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # of processes that tests start
@@ -46,6 +49,40 @@ def refuses(tmp_path, capsys):
         assert not list(tmp_path.iterdir())
 
     return check
+
+
+@pytest.fixture
+def refuses_here(tmp_path, capsys):
+    """As `refuses`, where something lies beside the folder to write: all of it stays as it is."""
+
+    def state():
+        return {
+            path: path.read_bytes() if path.is_file() else path.is_dir()
+            for path in tmp_path.rglob("*")
+        }
+
+    def check(words: list[str], message: str) -> None:
+        before = state()
+        assert cli.main([*words, "--out", str(tmp_path / "run")]) == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert output.err.startswith("elsjax: ")
+        assert output.err.count("\n") == 1
+        assert message in output.err
+        assert state() == before
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def small_network(tmp_path_factory) -> str:
+    """The file of an untrained network of images [8, 8, 1], as `elsjax train` leaves it."""
+    folder = tmp_path_factory.mktemp("network")
+    network = elsjax.nn.UNet((8, 8, 1), widths=(4, 8), embedding_width=8, rngs=nnx.Rngs(0))
+    elsjax.save_network(network, folder / "network.safetensors")
+    trained = {"dataset": "mnist5k", "split": "train", "num_images": 40, "image_size": 8}
+    (folder / "config.json").write_text(json.dumps(trained))
+    return str(folder / "network.safetensors")
 
 
 @pytest.fixture

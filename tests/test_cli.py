@@ -33,6 +33,7 @@ def test_sample_writes_what_the_library_computes(tmp_path):
     out = tmp_path / "run"
     assert _run(out, "--seed", "5") == 0
     assert sorted(path.name for path in out.iterdir()) == [
+        ".elsjax-run",
         "config.json",
         "samples.npz",
         "samples.png",

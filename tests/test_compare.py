@@ -16,13 +16,17 @@ from elsjax.runs import Run
 
 SMALL = [
     "compare",
-    *("--limit", "30", "--image-size", "8", "--window", "3,3,5,7"),
+    *("--limit", "30", "--window", "3,3,5,7"),
     *("--num-samples", "3", "--num-steps", "4", "--network-steps", "4", "6", "--batch-size", "2"),
 ]
 
 
-def _run(out, *options):
-    return cli.main([*SMALL, "--out", str(out), *options])
+@pytest.fixture
+def run(small_network):
+    def compare(out, *options):
+        return cli.main([*SMALL, "--network", small_network, "--out", str(out), *options])
+
+    return compare
 
 
 def _arrays(out):
@@ -60,12 +64,12 @@ def test_protocols():
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_compare_writes_what_the_library_computes(tmp_path, capsys, protocol):
+def test_compare_writes_what_the_library_computes(run, small_network, tmp_path, capsys, protocol):
     out = tmp_path / "run"
-    assert _run(out, "--protocol", protocol, "--seed", "3") == 0
+    assert run(out, "--protocol", protocol, "--seed", "3") == 0
     data = elsjax.load_dataset("mnist5k", limit=30, image_size=8)
     noise = elsjax.initial_noise(jax.random.key(3), 3, (8, 8, 1))
-    network = elsjax.load_pretrained("mnist5k/unet/zeros")
+    network = elsjax.load_network(small_network)
     arrays = _arrays(out)
     np.testing.assert_array_equal(arrays["noise"], noise)
     for steps in (4, 6):
@@ -100,9 +104,9 @@ def test_compare_writes_what_the_library_computes(tmp_path, capsys, protocol):
     assert f"{rows[0]['pearson_r']:.2f} [" in capsys.readouterr().out
 
 
-def test_report_holds_the_numbers_and_the_pictures(tmp_path):
+def test_report_holds_the_numbers_and_the_pictures(run, tmp_path):
     out = tmp_path / "run"
-    assert _run(out) == 0
+    assert run(out) == 0
     page = (out / "report.html").read_text()
     for row in json.loads((out / "summary.json").read_text()):
         low, high = row["pearson_r_interval"]
@@ -136,9 +140,9 @@ def test_own_networks_know_their_images(tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())[0]["num_samples"] == 1
 
 
-def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypatch, capsys):
+def test_an_interrupted_comparison_goes_on_and_ends_the_same(run, tmp_path, monkeypatch, capsys):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert _run(whole) == 0
+    assert run(whole) == 0
     save_arrays = Run.save_arrays
     saved = []
 
@@ -149,7 +153,7 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypat
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "save_arrays", save_some)
-    assert _run(cut) == 130
+    assert run(cut) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert set(saved) == {
         *(f"state-network-{steps}-{first}.npz" for steps in (4, 6) for first in (0, 2)),
@@ -157,7 +161,7 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypat
     }
     assert not cut.exists()
     monkeypatch.undo()
-    assert _run(cut) == 0
+    assert run(cut) == 0
     assert sorted(path.name for path in cut.iterdir()) == sorted(
         path.name for path in whole.iterdir()
     )
@@ -165,16 +169,16 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypat
         np.testing.assert_array_equal(_arrays(cut)[name], array, err_msg=name)
 
 
-def test_machines_keep_to_a_tolerance(tmp_path, monkeypatch):
+def test_machines_keep_to_a_tolerance(run, tmp_path, monkeypatch):
     monkeypatch.setenv("ELSJAX_CACHE_DIR", str(tmp_path))
     options = ("--num-samples", "1", "--network-steps", "4", "--seed", "2")
     exact, near, indexed = (tmp_path / name for name in ("exact", "near", "indexed"))
-    assert _run(exact, *options) == 0
+    assert run(exact, *options) == 0
     # So few patches are looked up exactly, unless told otherwise.
-    assert _run(near, *options, "--tolerance", "0.01") == 0
+    assert run(near, *options, "--tolerance", "0.01") == 0
     assert not (tmp_path / "indices").exists()
     monkeypatch.setattr(near_far, "_FEWEST_PATCHES", 0)
-    assert _run(indexed, *options, "--tolerance", "0.01") == 0
+    assert run(indexed, *options, "--tolerance", "0.01") == 0
     assert len(list((tmp_path / "indices").iterdir())) == 2
     for kind in ("is", "ls", "bbels"):
         np.testing.assert_allclose(_arrays(near)[kind], _arrays(exact)[kind], atol=1e-4)
@@ -192,7 +196,7 @@ def test_machines_keep_to_a_tolerance(tmp_path, monkeypatch):
         (["--window", "mnist"], "window='mnist' is not known"),
         (["--label", "1"], "label=[1 1 1] was given, but this network is unconditional"),
         (["--label", "1", "2"], "must be one class, or num_samples=3 of them"),
-        (["--image-size", "10"], "needs multiples of 4"),
+        (["--image-size", "10"], "image_size=10 differs from 8, the size of the network's images"),
         (["--num-samples", "0"], "num_samples=0 must be"),
         (["--network-steps", "0"], "network_steps=0 must be"),
         (["--num-steps", "1"], "num_steps=1 must be at least 2"),
@@ -201,5 +205,5 @@ def test_machines_keep_to_a_tolerance(tmp_path, monkeypatch):
         (["--tolerance", "1"], "tolerance=1.0 must lie in (0, 1)"),
     ],
 )
-def test_wrong_input_is_one_line_and_leaves_nothing(refuses, options, message):
-    refuses([*SMALL, *options], message)
+def test_wrong_input_is_one_line_and_leaves_nothing(refuses, small_network, options, message):
+    refuses([*SMALL, "--network", small_network, *options], message)

@@ -307,8 +307,8 @@ def test_the_command_writes_the_network_and_its_pictures(tmp_path, capsys):
     out = tmp_path / "run"
     options = ["--num-steps", "20", "--padding", "circular", "--conditional", "--out", str(out)]
     assert cli.main([*SMALL, *held_out(tmp_path), *options]) == 0
-    names = ["config.json", "heldout.npz", "losses.npz", "losses.png", "network.safetensors"]
-    assert sorted(os.listdir(out)) == [*names, "samples.png"]
+    names = [".elsjax-run", "config.json", "heldout.npz", "losses.npz", "losses.png"]
+    assert sorted(os.listdir(out)) == [*names, "network.safetensors", "samples.png"]
     assert "held-out error over the Wiener filter's: " in capsys.readouterr().out
     net = load_network(out / "network.safetensors")
     assert (net.padding, net.num_classes, net.image_shape) == ("circular", 10, (8, 8, 1))

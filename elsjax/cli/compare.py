@@ -19,7 +19,7 @@ from elsjax.datasets import Dataset
 from elsjax.dictionaries import Kind
 from elsjax.nn import Network
 from elsjax.parallel import use_all_cores
-from elsjax.runs import Run, check_free
+from elsjax.runs import Run
 from elsjax.windows import PUBLISHED_WINDOWS, WindowSchedule
 
 _PICTURED_SAMPLES = 8
@@ -62,6 +62,16 @@ class Compare(Experiment):
         Raises:
           ValueError: if an option does not fit, before anything is computed or written.
         """
+        with Run(self.out, overwrite=self.overwrite) as run:
+            rows = self._run(run)
+        header, *lines = self._table(rows)
+        print("  ".join(f"{cell:>18}" for cell in header))
+        for line in lines:
+            print("  ".join(f"{cell:>18}" for cell in line))
+        print(f"open {self.out / 'report.html'}")
+
+    def _run(self, run: Run) -> list[dict[str, Any]]:
+        """Writes the results; returns the rows of the table."""
         self.check_options()
         checks.positive_int("batch_size", self.batch_size)
         if self.tolerance is not None:
@@ -70,13 +80,20 @@ class Compare(Experiment):
             checks.positive_int("network_steps", steps)
         if not self.network_steps:
             raise ValueError("network_steps=() must hold at least one number of steps")
-        check_free(self.out, overwrite=self.overwrite)
-        use_all_cores()
         network = self.load_network()
-        kinds = self.kinds or ("is", "ls", own_kind(network))
-        window = self._window(network, kinds)
-        data = self.data_options().load()
+        options = self.data_options(network)
+        kinds = tuple(dict.fromkeys(self.kinds or ("is", "ls", own_kind(network))))
+        window = self._window(network, kinds, options.dataset)
+        use_all_cores()
+        data = self.load_data(network, options)
         label, noise = self.labels(network), self.noise(data)
+        painter = Painter(run, noise, label, self.batch_size)
+        network_grids = {
+            steps: network_grid(self.protocol, self.num_steps, steps)
+            for steps in self.network_steps
+        }
+        for times in network_grids.values():
+            painter.check(network, times)
         machines, grids = {}, {}
         for kind in kinds:
             local = kind not in ("is", "es")
@@ -84,21 +101,19 @@ class Compare(Experiment):
                 self.protocol, self.num_steps, window if local else None
             )
             machines[kind] = self.machine(kind, data, network, seen, self.tolerance)
-        for denoiser in (network, *machines.values()):
-            denoiser.check(noise, label)
+            painter.check(machines[kind], grids[kind])
         config = {
             "command": "compare",
-            **self.describe(data, label),
+            **self.describe(options, data, label),
             "kinds": list(kinds),
             "windows": window_list(window),
         }
-        run = Run(self.out, config, overwrite=self.overwrite)
-        painter = Painter(run, noise, label, self.batch_size)
+        run.start(config)
+        options.print_labels(data)
         arrays: dict[str, np.ndarray] = {"noise": noise}
         if label is not None:
             arrays["labels"] = label
-        for steps in self.network_steps:
-            times = network_grid(self.protocol, self.num_steps, steps)
+        for steps, times in network_grids.items():
             kept = range(len(times) - 1 if steps == self.num_steps else 0)
             arrays[f"network_{steps}"], arrays[f"x0_network_{steps}"] = painter.paint(
                 f"network-{steps}", network, times, kept
@@ -130,19 +145,16 @@ class Compare(Experiment):
         run.write("report.html", lambda file: file.write(page.encode()))
         painter.forget()
         run.finish()
-        header, *lines = self._table(rows)
-        print("  ".join(f"{cell:>18}" for cell in header))
-        for line in lines:
-            print("  ".join(f"{cell:>18}" for cell in line))
-        print(f"open {self.out / 'report.html'}")
+        return rows
 
-    def _window(self, network: Network, kinds: tuple[Kind, ...]) -> WindowSchedule | int | None:
+    def _window(
+        self, network: Network, kinds: tuple[Kind, ...], dataset: str
+    ) -> WindowSchedule | int | None:
         """The window of the local machines."""
         if all(kind in ("is", "es") for kind in kinds):
             return None
         name = self.window
         if name is None:
-            dataset = self.data_options().dataset
             architecture = "resnet" if isinstance(network, elsjax.nn.ResNet) else "unet"
             name = published_table(dataset, architecture, network.padding)
             if name is None:

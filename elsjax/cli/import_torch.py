@@ -2,15 +2,16 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
+import safetensors
 import tyro
 
 from elsjax import checks
 from elsjax.interop import from_torch_state_dict, load_torch_file
 from elsjax.nn.files import network_bytes
-from elsjax.runs import check_free
 from elsjax.storage import write_whole
 
 
@@ -45,7 +46,7 @@ class ImportTorch:
         out = self.file.with_suffix(".safetensors") if self.out is None else self.out
         if out.resolve() == self.file.resolve():
             raise ValueError(f"out={str(out)!r} is the file to read; choose another")
-        check_free(out, overwrite=self.overwrite)
+        _check_free(out, overwrite=self.overwrite)
         if self.image_size is not None:
             checks.positive_int("image_size", self.image_size)
         config, state_dict = load_torch_file(self.file, self._config(), self.key)
@@ -64,3 +65,28 @@ class ImportTorch:
         if not isinstance(config, dict):
             raise ValueError(f"config={self.config!r} must be a JSON object")
         return config
+
+
+def _check_free(out: Path, *, overwrite: bool) -> None:
+    """Raises ValueError if the file may not be written: only a network is ever replaced."""
+    if not out.parent.is_dir():
+        raise ValueError(f"out={str(out)!r}: there is no folder {str(out.parent)!r}")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"out={str(out)!r}: nothing can be written in {str(out.parent)!r}")
+    if not os.path.lexists(out):
+        return
+    if not overwrite:
+        raise ValueError(f"out={str(out)!r} exists; choose another or pass --overwrite")
+    if out.is_symlink() or not out.is_file() or not _is_network(out):
+        raise ValueError(
+            f"out={str(out)!r} is no network that elsjax wrote; move it away or choose another"
+        )
+
+
+def _is_network(path: Path) -> bool:
+    """Whether a file is, by its header, a network of this library."""
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            return "network" in (file.metadata() or {})
+    except (OSError, safetensors.SafetensorError):
+        return False

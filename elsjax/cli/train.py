@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-import shutil
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ from elsjax import checks, plotting, training
 from elsjax.analytic import wiener_filter
 from elsjax.checkpoints import Checkpoints
 from elsjax.cli.data import DataOptions, describe
+from elsjax.cli.experiment import MAX_SEED
 from elsjax.datasets import Dataset
 from elsjax.denoisers import Denoiser
 from elsjax.heldout import TIMES, HeldoutCurve, heldout_error, heldout_images
@@ -32,10 +33,11 @@ from elsjax.nn.files import (
 from elsjax.nn.layers import Padding
 from elsjax.nn.network import Prediction
 from elsjax.parallel import use_all_cores
-from elsjax.runs import Run, check_free
+from elsjax.runs import Run
 
 _PICTURED_SAMPLES = 16
 _PICTURED_STEPS = 20
+_MOST_CLASSES = 100_000  # a network has a row of weights for each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Train:
     ] = "unet-small"
     """The paper's sizes, or small ones that train on a CPU in hours."""
     padding: Padding = "zeros"
-    """Of all convolutions."""
+    """Padding of every convolution: zeros or circular."""
     prediction: Prediction = "velocity"
     """What the network predicts. The paper's networks predict noise; with the velocity, estimates
     of the image are better at high noise."""
@@ -90,23 +92,30 @@ class Train:
           ValueError: if an option does not fit, before anything is computed or written.
           FloatingPointError: if training diverges; the last good checkpoint is kept.
         """
+        with Run(self.out, overwrite=self.overwrite) as run:
+            loss = self._run(run)
+        print(f"loss {loss:.4f} over the last steps; {self.out}: network.safetensors, samples.png")
+
+    def _run(self, run: Run) -> float:
+        """Trains and writes the results; returns the loss over the last steps."""
         checks.positive_int("checkpoint_every", self.checkpoint_every)
         checks.positive_int("evaluate_every", self.evaluate_every)
         checks.in_range("num_heldout", self.num_heldout, 0, math.inf)
-        check_free(self.out, overwrite=self.overwrite)
+        checks.in_range("seed", self.config.seed, 0, MAX_SEED)
+        if self.weights is not None and not self.weights.is_file():
+            raise ValueError(f"weights={str(self.weights)!r} is not a file")
         use_all_cores()
         data = self.data.load()
         network = self._network(data)
         labels = data.labels if self.conditional else None
         training.check_data(network, data.pixels, labels, self.config)
         images = self._heldout_images(data, network)
-        run = Run(self.out, self._record(data, network, images), overwrite=self.overwrite)
-        checkpoints = Checkpoints(run.partial / "checkpoints")
-        state = checkpoints.latest(training.initial_state(network, self.config))
-        saved = run.load_arrays("losses.npz")
+        run.start(self._record(data, network, images))
+        self.data.print_labels(data)
+        curve = None if images is None else self._curve(run, data, network, images)
+        checkpoints, state, losses = self._earlier(run, network, curve)
         taken = 0 if state is None else int(state.step)
-        losses = [] if saved is None else [saved["losses"][:taken]]
-        curve = None if images is None else self._curve(run, data, network, images).until(taken)
+        curve = None if curve is None else curve.until(taken)
         batch = self.config.batch_size
         bar = tqdm(
             total=self.config.num_steps * batch,
@@ -138,12 +147,31 @@ class Train:
                 if progress.step % self.checkpoint_every == 0 or last:
                     self._save(run, checkpoints, network, progress, np.concatenate(losses), curve)
         checkpoints.close()
-        shutil.rmtree(checkpoints.directory)
+        run.remove("checkpoints")
         run.finish()
         if curve is not None:
             print(f"held-out error over the Wiener filter's: {_table(curve)}")
-        mean = np.concatenate(losses)[-1000:].mean()
-        print(f"loss {mean:.4f} over the last steps; {self.out}: network.safetensors, samples.png")
+        return float(np.concatenate(losses)[-1000:].mean())
+
+    def _earlier(
+        self, run: Run, network: Network, curve: HeldoutCurve | None
+    ) -> tuple[Checkpoints, training.TrainingState | None, list[np.ndarray]]:
+        """Where an earlier start of this run left it: its newest state, None at the beginning."""
+        checkpoints = Checkpoints(run.folder("checkpoints"))
+        state = checkpoints.latest(training.initial_state(network, self.config))
+        if state is None:
+            return checkpoints, None, []
+        taken = int(state.step)
+        saved = run.load_arrays("losses.npz", {"losses": (np.float32, (None,))})
+        measured = curve is None or len(curve.until(taken).steps) >= taken // self.evaluate_every
+        if saved is not None and len(saved["losses"]) >= taken and measured:
+            return checkpoints, state, [saved["losses"][:taken]]
+        # Without these the result would not be that of the run that was never stopped.
+        lost = "losses" if measured else "held-out errors"
+        warnings.warn(f"the {lost} of the unfinished run are lost; it starts anew", stacklevel=2)
+        checkpoints.close()
+        run.remove("checkpoints")
+        return Checkpoints(run.folder("checkpoints")), None, []
 
     def _network(self, data: Dataset) -> Network:
         num_classes = None
@@ -153,6 +181,11 @@ class Train:
             num_classes = int(data.labels.max()) + 1
             if data.label_names is not None:
                 num_classes = len(data.label_names)
+            elif num_classes > _MOST_CLASSES:
+                raise ValueError(
+                    f"conditional=True, but the labels of {data.name!r} go up to "
+                    f"{num_classes - 1}; expected classes, numbered from 0 on"
+                )
         network = PRESETS[self.network](
             data.pixels.shape[1:],
             padding=self.padding,
@@ -198,13 +231,21 @@ class Train:
 
     def _curve(self, run: Run, data: Dataset, network: Network, images: Dataset) -> HeldoutCurve:
         """The held-out errors that the run knows; at first those of the Wiener filter alone."""
-        saved = run.load_arrays("heldout.npz")
+        count = len(TIMES)
+        saved = run.load_arrays(
+            "heldout.npz",
+            {
+                "times": (np.float64, (count,)),
+                "wiener": (np.float64, (count,)),
+                "steps": (np.int64, (None,)),
+                "errors": (np.float64, (None, count)),
+            },
+        )
         if saved is not None:
             return HeldoutCurve(**saved)
         print("computing the Wiener filter of the training images, the unit of held-out error")
         wiener = self._errors(wiener_filter(data.pixels, network.schedule), images)
-        times = np.array(TIMES)
-        curve = HeldoutCurve(times, wiener, np.empty(0, int), np.empty((0, len(times))))
+        curve = HeldoutCurve(np.array(TIMES), wiener, np.empty(0, np.int64), np.empty((0, count)))
         run.save_arrays("heldout.npz", curve._asdict())
         return curve
 
@@ -250,10 +291,11 @@ class Train:
     def _record(self, data: Dataset, network: Network, images: Dataset | None) -> dict[str, Any]:
         """Everything that determines the results, and the versions that computed them."""
         options = dataclasses.asdict(self)
-        options |= options.pop("data") | options.pop("config")
+        del options["data"]
+        options |= dataclasses.asdict(self.data.absolute()) | options.pop("config")
         for irrelevant in ("out", "overwrite", "checkpoint_every"):
             del options[irrelevant]
-        options["weights"] = None if self.weights is None else str(self.weights)
+        options["weights"] = None if self.weights is None else str(self.weights.absolute())
         return {
             "command": "train",
             **options,
