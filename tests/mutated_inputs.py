@@ -7,10 +7,8 @@ should end is said in `mutations`.
 import contextlib
 import io
 import json
-import os
 import shutil
 import struct
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,38 +16,34 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
-from flax import nnx
+from damage import (
+    WRONG,
+    Call,
+    Name,
+    Rng,
+    Storage,
+    altered,
+    altered_array,
+    changed_arrays,
+    damaged,
+    lying_arrays,
+    pick,
+    pickled,
+)
+from mutation_stock import (
+    BENCH,
+    CALIBRATE,
+    COMPARE,
+    IMPORT,
+    SAMPLE,
+    TRAIN,
+    Stock,
+    Words,
+    data_file,
+)
 from PIL import Image
 
-import elsjax
-
-_DATA = ("--dataset", "data.npz", "--image-size", "4")
-_ONE = ("--num-samples", "1", "--batch-size", "1", "--out", "run")
-_NETWORK = ("--network", "net.safetensors", *_DATA, "--num-steps", "2")
-SAMPLE = ("sample", *_DATA, "--machine", "ls", "--window", "3", "--num-steps", "2", *_ONE)
-COMPARE = ("compare", *_NETWORK, "--machine", "is", "--network-steps", "2", *_ONE)
-CALIBRATE = ("calibrate", *_NETWORK, "--candidates", "1", "3", "--num-samples", "1", "--out", "run")
-TRAIN = ("train", *_DATA, "--network", "resnet-small", "--batch-size", "2", "--num-steps", "2")
-TRAIN += ("--warmup-steps", "0", "--checkpoint-every", "1", "--out", "run")
-BENCH = (
-    "bench",
-    "--machine",
-    "is",
-    "ls",
-    "--window",
-    "3",
-    "--num-images",
-    "5",
-    "--image-size",
-    "4",
-)
-BENCH += ("--repetitions", "1", "--out", "run")
 _TORCH = {"kind": "resnet", "channels": 1, "emb_dim": 8, "mode": "zeros", "num_layers": 1}
-IMPORT = ("import-torch", "net.pt", "--image-size", "4", "--out", "run.safetensors")
-
-Words = list[str]
-Rng = np.random.Generator
-Run = Callable[[Path, Words], int]
 
 
 class Case(NamedTuple):
@@ -62,231 +56,6 @@ class Case(NamedTuple):
 
     kind: str
     words: Words
-
-
-def pick(rng: Rng, values: Any) -> Any:
-    """One of some values, of any types."""
-    return list(values)[rng.integers(len(list(values)))]
-
-
-# Damage
-
-
-def damaged(rng: Rng, content: bytes) -> bytes:
-    """Some bytes with a few of them changed, inserted, left out or cut off."""
-    content = bytearray(content)
-    for _ in range(rng.integers(1, 4)):
-        size = len(content)
-        a, b = sorted(int(i) for i in rng.integers(0, size + 1, 2))
-        b = min(b, a + 64)
-        match rng.integers(8):
-            case 0 | 1 if size:
-                content[rng.integers(size)] ^= 1 << rng.integers(8)
-            case 2 if size:
-                del content[rng.integers(size) :]
-            case 3:
-                content[a:a] = rng.bytes(rng.integers(1, 9))
-            case 4:
-                del content[a:b]
-            case 5:
-                content[a:b] = bytes(b - a)
-            case 6:
-                content[a:a] = content[a:b]
-            case 7 if size > 16:  # early bytes say the most
-                content[rng.integers(16)] = rng.integers(256)
-    return bytes(content)
-
-
-WRONG = (None, True, -1, 0, 1, 3, 2.5, 1e300, float("nan"), 2**31, 2**64, "x", "", "zeros", "é☃")
-WRONG += ([], {}, [3], [[1]], {"a": 1}, "9" * 40, [float("inf")])
-
-
-def altered(rng: Rng, tree: Any, wrong: Any = WRONG) -> Any:
-    """A tree of dicts, lists and tuples with one node replaced, removed, renamed or added."""
-    if not (isinstance(tree, (dict, list, tuple)) and tree) or rng.random() < 0.1:
-        return pick(rng, wrong)
-    if isinstance(tree, dict):
-        tree, key = dict(tree), pick(rng, tree)
-        match rng.integers(6):
-            case 0:
-                del tree[key]
-            case 1:
-                tree[f"{key}x" if isinstance(key, str) else "x"] = tree.pop(key)
-            case 2:
-                tree["unknown"] = pick(rng, wrong)
-            case _:
-                tree[key] = altered(rng, tree[key], wrong)
-        return tree
-    items, place = list(tree), rng.integers(len(tree))
-    named = hasattr(tree, "_fields")
-    match 5 if named else rng.integers(6):
-        case 0:
-            del items[place]
-        case 1:
-            items.insert(place, pick(rng, wrong))
-        case _:
-            items[place] = altered(rng, items[place], wrong)
-    return type(tree)(*items) if named else type(tree)(items)
-
-
-def altered_array(rng: Rng, array: np.ndarray) -> np.ndarray:
-    """An array of another type, shape, layout or scale, or with other values."""
-    array = np.array(array)
-    dtypes = ("f2", "f4", "f8", ">f4", ">f8", "i1", "i4", ">i8", "u2", "u8", "?", "c8", "U3", "O")
-    match rng.integers(9):
-        case 0 | 1:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return array.astype(pick(rng, dtypes))
-        case 2:
-            scale, offset = pick(rng, ((1 / 255, 0), (2 / 255, -1), (255, 0), (0, 0), (1e30, 0)))
-            return (array * scale + offset).astype(pick(rng, ("f4", "f8")))
-        case 3:
-            worst = pick(rng, (np.nan, np.inf, -1e30, 7.0))
-            array = array.astype(float)
-            array.flat[: rng.integers(1, 3)] = worst
-            return array
-        case 4:
-            return array[: rng.integers(len(array))] if array.ndim else array[None]
-        case 5:
-            return np.moveaxis(array, -1, rng.integers(array.ndim)) if array.ndim else -array
-        case 6:
-            return array[..., None] if rng.random() < 0.5 else array.reshape(-1)
-        case 7:
-            return np.asfortranarray(array).repeat(pick(rng, (0, 2, 5)), -1 if array.ndim else None)
-        case _:
-            return np.broadcast_to(array.ravel()[:1], pick(rng, ((), (1,), (3, 3), (6, 4, 4, 1))))
-
-
-def arrays_bytes(arrays: dict[str, np.ndarray], compressed: bool = False) -> bytes:
-    """An archive of arrays."""
-    file = io.BytesIO()
-    (np.savez_compressed if compressed else np.savez)(file, **arrays)
-    return file.getvalue()
-
-
-def lying_arrays(rng: Rng) -> bytes:
-    """An archive whose array is not what its header says."""
-    shape = pick(rng, ((6, 4, 4, 1), (10**12, 4, 4), (-1, 4, 4), (2**62, 2**62), (6,), ("a",)))
-    descr = pick(rng, ("|u1", "<f4", "|O", "<V9999", "q", "", "|u1,|u1", "<U99999"))
-    header = repr({"descr": descr, "fortran_order": pick(rng, (True, False)), "shape": shape})
-    version = bytes([pick(rng, (1, 1, 1, 9)), 0])
-    header = header.encode() + b"\n"
-    member = b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header + bytes(96)
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name in pick(rng, (("images.npy",), ("images",), ("images.npy", "labels.npy"))):
-            archive.writestr(name, member)
-        if rng.random() < 0.2:
-            archive.writestr("../outside.npy", member)
-    return file.getvalue()
-
-
-def changed_arrays(rng: Rng, content: bytes) -> bytes:
-    """An archive of arrays with one of them altered, renamed, missing or of objects."""
-    with np.load(io.BytesIO(content)) as archive:
-        arrays = dict(archive)
-    name = pick(rng, arrays)
-    match rng.integers(8):
-        case 0:
-            return damaged(rng, content)
-        case 1:
-            del arrays[name]
-        case 2:
-            others = ("x_train", "arr_0", "data", "image", "unknown", "labels", "x/y")
-            arrays[pick(rng, others)] = arrays.pop(name)
-        case 3:
-            arrays[name] = np.array([{"a": 1}, None], dtype=object)
-        case 4:
-            arrays["unknown"] = np.arange(3)
-        case _:
-            arrays[name] = altered_array(rng, arrays[name])
-    return arrays_bytes(arrays, compressed=rng.random() < 0.2)
-
-
-# Files that a case starts from
-
-
-def data_file() -> bytes:
-    """A data set of six images in three classes."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (6, 4, 4, 1), np.uint8)
-    return arrays_bytes({"images": images, "labels": np.array([0, 1, 2, 0, 1, 2])})
-
-
-def foreign(folder: Path) -> None:
-    """What is not ours and must stay."""
-    (folder / "notes.txt").write_text("mine")
-    (folder / "real").mkdir()
-    (folder / "real" / "keep.txt").write_text("mine too")
-    (folder / "link").symlink_to("real")
-
-
-def start(run: Run, folder: Path, words: Words, writes: int) -> None:
-    """Runs a command up to its n-th file, as if it were killed there."""
-    left, replace = writes, os.replace
-
-    def until(*arguments: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        replace(*arguments)
-
-    os.replace = until  # type: ignore[assignment]
-    try:
-        status = run(folder, words)
-    finally:
-        os.replace = replace  # type: ignore[assignment]
-    assert status == 130, (words, status)
-
-
-class Stock:
-    """What cases start from, made once.
-
-    Args:
-      folder: scratch folder.
-      cache: where the commands keep their caches.
-      run: runs words of the command line in a folder and returns the status.
-    """
-
-    def __init__(self, folder: Path, cache: Path, run: Run) -> None:
-        self.folder = folder
-        self._run = run
-        self.cache = cache
-        self._made: dict[tuple[str, int], Path] = {}
-        self._indices: Path | None = None
-        network = elsjax.nn.ResNet((4, 4, 1), width=8, num_layers=1, rngs=nnx.Rngs(0))
-        folder.mkdir(parents=True, exist_ok=True)
-        elsjax.save_network(network, folder / "net.safetensors")
-        self.network = (folder / "net.safetensors").read_bytes()
-
-    def basics(self, folder: Path) -> None:
-        """A folder with foreign files, data and a network."""
-        folder.mkdir(parents=True)
-        foreign(folder)
-        (folder / "data.npz").write_bytes(data_file())
-        (folder / "net.safetensors").write_bytes(self.network)
-
-    def partial(self, words: Words, writes: int) -> Path:
-        """The folder of a command that was killed after some files."""
-        key = (words[0], writes)
-        if key not in self._made:
-            folder = self.folder / f"{words[0]}-{writes}"
-            self.basics(folder)
-            start(self._run, folder, words, writes)
-            self._made[key] = folder / "run.partial"
-        return self._made[key]
-
-    def indices(self, words: Words) -> Path:
-        """The cached index of a command."""
-        if self._indices is None:
-            folder = self.folder / "indexed"
-            self.basics(folder)
-            assert self._run(folder, words) == 0
-            self._indices = self.folder / "indices"
-            shutil.copytree(self.cache / "indices", self._indices)
-        return self._indices
 
 
 # Kinds of cases: each writes files into a folder and says which command reads them
@@ -395,16 +164,16 @@ def index(rng: Rng, folder: Path, stock: Stock) -> Words:
     """A cached index of patches."""
     words = [*SAMPLE, "--tolerance", "0.1", "--machine", "els"]
     cached = stock.indices(words)
-    shutil.rmtree(stock.cache / "indices", ignore_errors=True)
-    shutil.copytree(cached, stock.cache / "indices")
-    file = pick(rng, sorted((stock.cache / "indices").iterdir()))
-    content = file.read_bytes()
+    for path, content in cached.items():
+        path.write_bytes(content)
+    file = pick(rng, sorted(cached))
+    content = cached[file]
     try:
         content = changed_arrays(rng, content)
     except Exception:  # of a format of its own
         content = damaged(rng, content)
     if rng.random() < 0.5:
-        content = damaged(rng, file.read_bytes())
+        content = damaged(rng, cached[file])
     if rng.random() < 0.1:
         content = b""
     file.write_bytes(content)
@@ -465,57 +234,9 @@ def windows(rng: Rng, folder: Path, _: Stock) -> Words:
             rng, (b"", b"\xef\xbb\xbf{}", b"[" * 100_000, b"NaN", b"\xff", b'"' + b"9" * 9)
         )
     (folder / "w.json").write_bytes(content)
-    words = list(pick(rng, (SAMPLE, (*COMPARE, "--machine", "ls", "--window", "3"))))
+    words = list(pick(rng, (SAMPLE, [*COMPARE, "--machine", "ls", "--window", "3"])))
     words[words.index("--window") + 1] = pick(rng, texts)
     return words
-
-
-class Name(NamedTuple):
-    """A global name in a pickle."""
-
-    module: str
-    name: str
-
-
-class Call(NamedTuple):
-    """A call in a pickle."""
-
-    function: Any
-    arguments: Any
-
-
-class Storage(NamedTuple):
-    """What a pickle refers to outside itself."""
-
-    reference: Any
-
-
-def pickled(value: Any) -> bytes:
-    """Instructions of a pickle that make a value."""
-    match value:
-        case Name():
-            return f"c{value.module}\n{value.name}\n".encode()
-        case Call():
-            return pickled(value.function) + pickled(value.arguments) + b"R"
-        case Storage():
-            return pickled(value.reference) + b"Q"
-        case bool() | None:
-            return {True: b"\x88", False: b"\x89", None: b"N"}[value]
-        case int():
-            number = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-            return b"\x8a" + bytes([len(number)]) + number
-        case float():
-            return b"G" + struct.pack(">d", value)
-        case str():
-            return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
-        case tuple():
-            return b"(" + b"".join(map(pickled, value)) + b"t"
-        case list():
-            return b"](" + b"".join(map(pickled, value)) + b"e"
-        case dict():
-            items = (pickled(key) + pickled(item) for key, item in value.items())
-            return b"}(" + b"".join(items) + b"u"
-    raise TypeError(value)
 
 
 def torch_file(rng: Rng, folder: Path, _: Stock) -> Words:
@@ -551,7 +272,7 @@ def torch_file(rng: Rng, folder: Path, _: Stock) -> Words:
     )
     wrong += (Name("torch", "HalfStorage"), Name("torch", "LongStorage"), Storage(("storage",)))
     tree = pick(rng, (state, {"model": state}, {f"module.{k}": v for k, v in state.items()}))
-    mode = rng.integers(6)
+    mode = rng.integers(7)  # 6: as it should be
     if mode <= 2:
         tree = altered(rng, tree, wrong)
     program = b"\x80\x02" + pickled(tree) + b"."
@@ -623,8 +344,8 @@ _OTHERS += ("clip-norm", "learning-rate", "devices", "channels", "skip-unreadabl
 
 def line(rng: Rng, folder: Path, stock: Stock) -> Words:
     """Words of the command line."""
-    commands = (SAMPLE, SAMPLE, COMPARE, CALIBRATE, TRAIN, BENCH, IMPORT, ("zoo",), ("datasets",))
-    words = list(pick(rng, commands))
+    often = (SAMPLE, SAMPLE, COMPARE, CALIBRATE, IMPORT) * 2
+    words = list(pick(rng, (*often, TRAIN, BENCH, ("zoo",), ("datasets",))))
     (folder / "net.pt").write_bytes(b"PK")
     for _ in range(rng.integers(1, 4)):
         options = [i for i, word in enumerate(words) if word.startswith("--")]
@@ -659,10 +380,17 @@ def _value(rng: Rng, option: str) -> str:
 KINDS: tuple[Callable[[Rng, Path, Stock], Words], ...] = (
     npz, images, network, index, partial, windows, torch_file, line,
 )  # fmt: skip
+# One after another, the quick ones more often.
+_TURNS = (*KINDS, *(kind for kind in KINDS if kind is not index), line)
+
+
+def kind_of(seed: int) -> str:
+    """The kind of the case of a seed."""
+    return _TURNS[seed % len(_TURNS)].__name__
 
 
 def case(seed: int, folder: Path, stock: Stock) -> Case:
     """Makes the case of a seed in an empty folder."""
-    kind = KINDS[seed % len(KINDS)]
+    make = _TURNS[seed % len(_TURNS)]
     stock.basics(folder)
-    return Case(kind.__name__, kind(np.random.default_rng(seed), folder, stock))
+    return Case(kind_of(seed), make(np.random.default_rng(seed), folder, stock))

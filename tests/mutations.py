@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import matplotlib.image
 import numpy as np
+import pytest
 import safetensors.numpy
 from mutated_inputs import KINDS, Stock, case
 from tqdm import tqdm
@@ -72,21 +73,23 @@ class Harness:
     """Runs inputs one after another in a scratch folder.
 
     Args:
-      folder: empty folder; home and caches lie in it as well.
+      folder: empty folder.
+      patch: sets for how long home and caches lie in that folder, one device is used, and even few
+        images have an index.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self._folder = folder
         for name, place in (
             ("HOME", "home"),
             ("XDG_CACHE_HOME", "cache"),
             ("ELSJAX_CACHE_DIR", "cache"),
-            ("ELSJAX_INDEX_DIR", "cache/indices"),
             ("TFDS_DATA_DIR", "home/tfds"),
         ):
-            os.environ[name] = str(folder / place)
-            (folder / place).mkdir(parents=True, exist_ok=True)
-        near_far._FEWEST_PATCHES = 0  # an index even for few images
+            patch.setenv(name, str(folder / place))
+            (folder / place).mkdir(exist_ok=True)
+        patch.setattr(near_far, "_FEWEST_PATCHES", 0)
+        patch.setattr(jax, "device_count", lambda: 1)  # fewer and smaller programs
         self._stock = Stock(folder / "stock", folder / "cache", lambda *a: run(*a).status)
 
     def outcome(self, seed: int) -> Outcome:
@@ -244,8 +247,8 @@ def main(arguments: list[str]) -> int:
     jax.devices()
     counts: Counter[tuple[str, Any]] = Counter()
     failed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        harness = Harness(Path(folder))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        harness = Harness(Path(folder), patch)
         for seed in tqdm(seeds, unit="input", disable=again):
             if seed % 500 == 499:  # each compiled program holds memory mappings
                 jax.clear_caches()
