@@ -10,6 +10,7 @@ from flax import nnx
 
 import elsjax
 from elsjax import cli
+from elsjax.cli.compare import Compare
 from elsjax.comparison import PROTOCOLS, machine_grid, network_grid
 from elsjax.kernels import near_far
 from elsjax.runs import Run
@@ -96,12 +97,15 @@ def test_compare_writes_what_the_library_computes(run, small_network, tmp_path, 
         np.testing.assert_allclose(arrays[f"pearson_r_{kind}_{steps}"], r, atol=1e-5)
         assert row["pearson_r"] == pytest.approx(np.median(r), abs=1e-5)
         assert row["pearson_r2"] == pytest.approx(np.median(np.square(r)), abs=1e-5)
-        low, high = row["pearson_r_interval"]
-        assert min(r) - 1e-5 <= low <= row["pearson_r"] <= high <= max(r) + 1e-5
+        assert row["pearson_r_interval"] is None  # of three samples
+        assert row["num_samples"] == 3
+        assert set(row["num_undefined"].values()) == {0}
         if kind != "is":
-            better = np.mean(r > arrays[f"pearson_r_is_{steps}"])
-            assert row["better_than_is"] == pytest.approx(better)
-    assert f"{rows[0]['pearson_r']:.2f} [" in capsys.readouterr().out
+            better = np.sum(r > arrays[f"pearson_r_is_{steps}"])
+            assert row["num_better_than_is"] == better
+            assert row["better_than_is"] == pytest.approx(better / 3)
+    values = ", ".join(f"{value:.2f}" for value in arrays["pearson_r_is_4"])
+    assert f"{rows[0]['pearson_r']:.2f} ({values})" in capsys.readouterr().out
 
 
 def test_report_holds_the_numbers_and_the_pictures(run, tmp_path):
@@ -109,8 +113,13 @@ def test_report_holds_the_numbers_and_the_pictures(run, tmp_path):
     assert run(out) == 0
     page = (out / "report.html").read_text()
     for row in json.loads((out / "summary.json").read_text()):
-        low, high = row["pearson_r_interval"]
-        assert f"<td>{row['pearson_r']:.2f} [{low:.2f}, {high:.2f}]</td>" in page
+        r = _arrays(out)[f"pearson_r_{row['machine']}_{row['network_steps']}"]
+        values = ", ".join(f"{value:.2f}" for value in r)
+        assert f"<td>{row['pearson_r']:.2f} ({values})</td>" in page
+        if row["machine"] != "is":
+            assert f"<td>{row['num_better_than_is']} of 3</td>" in page
+    assert "In parentheses: the values themselves" in page
+    assert "In brackets" not in page
     embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     files = ("samples.png", "scatter.png", "agreement.png")
     assert [base64.b64decode(picture) for picture in embedded] == [
@@ -207,3 +216,64 @@ def test_machines_keep_to_a_tolerance(run, tmp_path, monkeypatch):
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(refuses, small_network, options, message):
     refuses([*SMALL, "--network", small_network, *options], message)
+
+
+@pytest.mark.parametrize("num_samples", [1, 6])
+def test_constant_images_are_counted_and_left_out(tmp_path, capsys, num_samples):
+    # Training images are black, so that every machine paints black, which correlates with nothing.
+    np.savez(tmp_path / "black.npz", images=np.zeros((3, 8, 8, 1), np.uint8))
+    network = elsjax.nn.ResNet((8, 8, 1), width=8, num_layers=1, rngs=nnx.Rngs(0))
+    elsjax.save_network(network, tmp_path / "network.safetensors")
+    words = ["compare", "--network", str(tmp_path / "network.safetensors"), "--window", "3"]
+    words += ["--dataset", str(tmp_path / "black.npz"), "--image-size", "8", "--batch-size", "6"]
+    words += ["--num-samples", str(num_samples), "--num-steps", "2", "--network-steps", "2"]
+    assert cli.main([*words, "--machine", "is", "ls", "--out", str(tmp_path / "run")]) == 0
+    text = (tmp_path / "run" / "summary.json").read_text()
+    assert "NaN" not in text
+    for row in json.loads(text):
+        assert row["num_samples"] == num_samples
+        expected = {"pearson_r": num_samples, "pearson_r2": num_samples, "r2": 0}
+        if row["machine"] == "ls":
+            expected["better_than_is"] = num_samples
+            assert (row["num_better_than_is"], row["better_than_is"]) == (0, None)
+        assert row["num_undefined"] == expected
+        assert row["pearson_r"] is None
+        assert row["pearson_r_interval"] is None
+        assert row["r2"] < 0
+        assert (row["r2_interval"] is None) == (num_samples == 1)
+    page = (tmp_path / "run" / "report.html").read_text()
+    out = capsys.readouterr().out
+    left_out = f"pearson_r of {num_samples} of {num_samples} samples of IS with 2 network steps"
+    for where in (out, page):
+        assert "Undefined, because an image is constant or not finite, and left out: " in where
+        assert left_out in where
+        assert "nan" not in where
+    assert page.count("<td>-</td>") == 6
+    assert ("In brackets: exact 95 % intervals" in page) == (num_samples == 6)
+    assert "In parentheses" not in page
+
+
+def test_some_undefined_samples_leave_the_others(tmp_path):
+    command = Compare(num_steps=2, num_samples=8, network_steps=(2,), out=tmp_path)
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.normal(size=(8, 4, 4, 1)).astype("f4") for name in ("is", "ls")}
+    arrays["network_2"] = arrays["ls"] + rng.normal(size=(8, 4, 4, 1)).astype("f4")
+    arrays["network_2"][1] = 0.25
+    arrays["network_2"][2, 0, 0, 0] = np.inf
+    arrays["ls"][3] = np.nan
+    arrays["is"][4] = -1
+    arrays |= {"noise": arrays["is"], "x0_is": arrays["is"][None], "x0_ls": arrays["ls"][None]}
+    arrays |= {"x0_network_2": arrays["network_2"][None], "times_network_2": np.array([1.0, 0])}
+    rows = command._measure(("is", "ls"), arrays)
+    r = arrays["pearson_r_ls_2"]
+    np.testing.assert_array_equal(np.isnan(r), [False, True, True, True, *[False] * 4])
+    assert rows[1]["pearson_r"] == pytest.approx(np.nanmedian(r))
+    assert rows[1]["num_undefined"]["pearson_r"] == 3
+    assert rows[1]["num_undefined"]["better_than_is"] == 4
+    assert [row["num_undefined"]["r2"] for row in rows] == [2, 3]  # a constant one explains nothing
+    better = int((r > arrays["pearson_r_is_2"]).sum())
+    assert command._table(rows, arrays)[2][-1] == f"{better} of 4"
+    assert rows[1]["better_than_is"] == better / 4
+    assert "(" in command._table(rows, arrays)[2][2]
+    for picture in command._pictures(("is", "ls"), arrays):
+        assert picture.png.startswith(b"\x89PNG")
