@@ -112,13 +112,12 @@ class UNet(Network):
         dtype: Any = None,
         rngs: nnx.Rngs,
     ) -> None:
-        for width in widths:
-            checks.positive_int("widths", width)
-        if len(widths) < 2:
-            raise ValueError(f"widths={tuple(widths)} must be two or more, one a resolution")
-        checks.odd_int("kernel_size", kernel_size)
-        checks.odd_int("last_kernel_size", last_kernel_size)
-        self.widths = tuple(int(width) for width in widths)
+        self.widths = checks.positive_ints("widths", widths)
+        if len(self.widths) < 2:
+            raise ValueError(f"widths={self.widths} must be two or more, one a resolution")
+        kernel_size = checks.odd_int("kernel_size", kernel_size)
+        last_kernel_size = checks.odd_int("last_kernel_size", last_kernel_size)
+        embedding_width = checks.positive_int("embedding_width", embedding_width)
         self.embedding_width = embedding_width
         self.kernel_size = kernel_size
         self.last_kernel_size = last_kernel_size
