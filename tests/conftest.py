@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
-from elsjax import cli
+with jaxtyping.install_import_hook("elsjax", "annotations.checked"):
+    from elsjax import cli
 
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # of processes that tests start
 jax.config.update("jax_enable_compilation_cache", False)
