@@ -51,13 +51,13 @@ def heldout_error(
     Raises:
       ValueError: if an argument does not fit the denoiser.
     """
-    checks.image_batch("images", images)
-    count = np.shape(images)[0]
+    images = checks.training_images("images", images)
+    count = len(images)
     for t in times:
         checks.times("times", t, 1)
-    if labels is not None and np.shape(labels) != (count,):
-        raise ValueError(f"labels has shape {list(np.shape(labels))}; expected [{count}]")
-    x0 = np.asarray(to_float(np.asarray(images)))
+    if labels is not None:
+        labels = checks.class_labels("labels", labels, count)
+    x0 = to_float(images)
     noise = np.asarray(initial_noise(key, count, x0.shape[1:]))
     batch = min(_BATCH, count)
     errors = np.empty((len(times), count))
@@ -66,7 +66,7 @@ def heldout_error(
         for first in range(0, count, batch):
             # The last batch is filled up from the start: programs are for one batch size.
             index = np.arange(first, first + batch) % count
-            label = None if labels is None else np.asarray(labels)[index]
+            label = None if labels is None else labels[index]
             estimate = denoiser.denoise(alpha * x0[index] + sigma * noise[index], t, label)
             errors[row, index] = np.mean((np.asarray(estimate) - x0[index]) ** 2, (1, 2, 3))
     return errors

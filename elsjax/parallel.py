@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import jax
@@ -88,13 +88,15 @@ def make_mesh(
       A mesh of data × sample devices.
 
     Raises:
-      ValueError: if there are fewer devices than that.
+      ValueError: if an argument is not as described, or there are fewer devices than that.
     """
+    if not isinstance(devices, Iterable | None):
+        raise ValueError(f"devices={devices!r} must be a sequence of devices")
     devices = jax.devices() if devices is None else list(devices)
-    checks.positive_int("sample", sample)
-    if data is None:
-        data = max(1, len(devices) // sample)
-    checks.positive_int("data", data)
+    for device in devices:
+        checks.instance("devices", device, jax.Device, "those of jax.devices()")
+    sample = checks.positive_int("sample", sample)
+    data = max(1, len(devices) // sample) if data is None else checks.positive_int("data", data)
     if data * sample > len(devices):
         raise ValueError(
             f"data={data} × sample={sample} needs {data * sample} devices; there are {len(devices)}"
@@ -106,11 +108,17 @@ def make_mesh(
 
 
 def check_mesh(mesh: jax.sharding.Mesh) -> None:
-    """Raises ValueError unless a mesh has the axes of `make_mesh`."""
+    """Raises ValueError unless a mesh has the axes of `make_mesh`, their types included."""
+    checks.instance("mesh", mesh, jax.sharding.Mesh, "elsjax.make_mesh()")
     if tuple(mesh.axis_names) != (DATA, SAMPLE):
         raise ValueError(
             f"mesh has the axes {tuple(mesh.axis_names)}; expected {(DATA, SAMPLE)}, "
             "as elsjax.make_mesh gives them"
+        )
+    if set(mesh.axis_types) != {jax.sharding.AxisType.Auto}:
+        raise ValueError(
+            f"mesh has the axis types {tuple(map(str, mesh.axis_types))}; expected Auto, as "
+            "elsjax.make_mesh gives them"
         )
 
 

@@ -5,12 +5,14 @@ import os
 from pathlib import Path
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
 
-import elsjax
-from elsjax import cli
+with jaxtyping.install_import_hook("elsjax", "annotations.checked"):
+    import elsjax
+    from elsjax import cli
 
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # of processes that tests start
 jax.config.update("jax_enable_compilation_cache", False)

@@ -90,7 +90,11 @@ def test_with_window_shares_the_images():
 
 @pytest.mark.parametrize(
     ("kind", "windows", "message"),
-    [("ls", (4,), "windows=4 must be"), ("ls", (), "at least one"), ("is", (3,), "kind='is'")],
+    [
+        ("ls", (4,), r"windows\[0\]=4 must be"),
+        ("ls", (), "at least one"),
+        ("is", (3,), "kind='is'"),
+    ],
 )
 def test_wrong_calibrations(kind, windows, message):
     machine = elsjax.ScoreMachine(kind, _images(3), window=None if kind == "is" else 3)

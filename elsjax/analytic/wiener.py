@@ -74,8 +74,7 @@ def wiener_filter(
     Raises:
       ValueError: if images is no batch of images.
     """
-    checks.image_batch("images", images)
-    pixels = np.asarray(images)
+    pixels = checks.training_images("images", images)
     count, height, width, channels = pixels.shape
     rows = pixels.reshape(count, -1)
     blocks = [slice(first, first + _BLOCK) for first in range(0, count, _BLOCK)]
@@ -99,7 +98,7 @@ def wiener_filter(
 
 
 def _rows(pixels: np.ndarray) -> np.ndarray:
-    return np.asarray(to_float(pixels), np.float64)
+    return to_float(pixels, np.float64)
 
 
 def _product(a: Array, b: Array) -> Array:

@@ -231,7 +231,7 @@ def _cut_out(
         pixels = pixels.reshape(*places.shape, part.key_size).swapaxes(1, 2)
         pixels = jax.lax.optimization_barrier(pixels)
         shift = jnp.tile(origin, part.key_size // channels)
-        apart = to_float(pixels).astype(origin.dtype) - shift[None, :, None]
+        apart = to_float(pixels, origin.dtype) - shift[None, :, None]
         return Patches(pixels.reshape(len(places), -1), jnp.sum(apart * apart, axis=1))
 
     at_once = math.gcd(_CUT_AT_ONCE, len(places))

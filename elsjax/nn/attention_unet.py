@@ -1,7 +1,7 @@
 """The UNet with self-attention: not local, the case that the theory is not made for."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -152,12 +152,17 @@ class AttentionUNet(UNet):
         dtype: Any = None,
         rngs: nnx.Rngs,
     ) -> None:
-        checks.positive_int("num_heads", num_heads)
-        levels = tuple(attention_levels)
-        if not levels or not set(levels) <= set(range(len(widths))):
+        widths = checks.positive_ints("widths", widths)
+        num_heads = checks.positive_int("num_heads", num_heads)
+        levels = tuple(attention_levels) if isinstance(attention_levels, Iterable) else ()
+        if not levels or not all(level in range(len(widths)) for level in levels):
             raise ValueError(
-                f"attention_levels={levels} must be one or more of 0 to {len(widths) - 1}"
+                f"attention_levels={attention_levels!r} must be one or more of 0 to "
+                f"{len(widths) - 1}"
             )
+        levels = tuple(
+            checks.integer("attention_levels", level, 0, len(widths)) for level in levels
+        )
         for level in levels:
             if widths[level] % num_heads:
                 raise ValueError(f"num_heads={num_heads} must divide the width {widths[level]}")

@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from elsjax import checks
-from elsjax.denoisers import Denoiser, per_image, x0_from_noise
+from elsjax.denoisers import LEAST_SIGNAL, Denoiser, per_image, x0_from_noise
 from elsjax.nn.embedding import Embedding
 from elsjax.nn.layers import PADDINGS, Padding
 from elsjax.schedules import CosineSchedule, Schedule
@@ -59,28 +59,25 @@ class Network(nnx.Module, Denoiser):
         *,
         prediction: Prediction,
     ) -> None:
-        if len(image_shape) != 3:
-            raise ValueError(f"image_shape={image_shape} must be (height, width, channels)")
-        for size in image_shape:
-            checks.positive_int("image_shape", size)
+        checks.instance("rngs", rngs, nnx.Rngs, "flax.nnx.Rngs(0)")
+        self.image_shape = checks.image_shape("image_shape", image_shape)
+        self._check_sides("image_shape", *self.image_shape[:2])
         checks.one_of("padding", padding, PADDINGS)
-        if num_classes is not None:
-            checks.positive_int("num_classes", num_classes)
+        self.padding: Padding = padding
+        self.num_classes = (
+            None if num_classes is None else checks.positive_int("num_classes", num_classes)
+        )
         checks.one_of("prediction", prediction, get_args(Prediction))
-        checks.positive_int("embedding_width", embedding_width)
+        self.prediction: Prediction = prediction
+        # From the noise alone x_0 is had by a division by alpha.
+        self.least_alpha = LEAST_SIGNAL if prediction == "noise" else 0.0
+        embedding_width = checks.positive_int("embedding_width", embedding_width)
         if embedding_width % 2 or embedding_width < 4:
             raise ValueError(f"embedding_width={embedding_width} must be even and at least 4")
-        height, width, channels = (int(size) for size in image_shape)
-        self.image_shape = (height, width, channels)
-        self._check_sides("image_shape", height, width)
-        self.padding: Padding = padding
-        self.num_classes = num_classes
-        self.prediction: Prediction = prediction
         self.schedule = CosineSchedule() if schedule is None else schedule
-        self.dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
-        if not jnp.issubdtype(self.dtype, jnp.floating):
-            raise ValueError(f"dtype={self.dtype.name} must be floating point")
-        self.embedding = Embedding(embedding_width, num_classes, dtype=self.dtype, rngs=rngs)
+        checks.instance("schedule", self.schedule, Schedule, "CosineSchedule()")
+        self.dtype = checks.floating_dtype("dtype", dtype)
+        self.embedding = Embedding(embedding_width, self.num_classes, dtype=self.dtype, rngs=rngs)
 
     @abc.abstractmethod
     def __call__(
@@ -119,26 +116,23 @@ class Network(nnx.Module, Denoiser):
         """
         if self.prediction == "x0":
             return super().predict_noise(x, t, label)
-        self.check(x, label)
-        checks.times("t", t, np.shape(x)[0])
-        x = jnp.asarray(x, jnp.result_type(float))
+        x, t, label = self._checked(x, t, label)
         output = self._output(x, t, label)
         if self.prediction == "noise":
             return output
         alpha, sigma = (per_image(level) for level in self.schedule(t))
         return sigma * x + alpha * output
 
-    def check(self, x: Float[ArrayLike, "b h w c"], label: ArrayLike | None) -> None:
-        """Raises the ValueError that `denoise` would raise for these images and labels."""
-        checks.image_batch("x", x)
-        batch, height, width, channels = np.shape(x)
+    def _check_images(self, x: Float[ArrayLike, "b h w c"]) -> Array | np.ndarray:
+        x = checks.noisy_images("x", x)
+        _, height, width, channels = x.shape
         if channels != self.image_shape[2]:
             raise ValueError(
-                f"x has shape {list(np.shape(x))}; expected {self.image_shape[2]} channels, "
+                f"x has shape {list(x.shape)}; expected {self.image_shape[2]} channels, "
                 f"[batch, height, width, {self.image_shape[2]}]"
             )
         self._check_sides("x", height, width)
-        self._check_label(label, batch)
+        return x
 
     def _check_sides(self, name: str, height: int, width: int) -> None:
         if height % self.pooling or width % self.pooling:
@@ -154,13 +148,9 @@ class Network(nnx.Module, Denoiser):
             return
         if label is None:
             raise ValueError(f"label=None: this network needs one, 0 to {self.num_classes - 1}")
-        if np.shape(label) not in ((), (batch,)):
-            raise ValueError(f"label has shape {list(np.shape(label))}; expected [] or [{batch}]")
-        if not np.issubdtype(checks.dtype_of(label), np.integer):
-            raise ValueError(f"label={label} must be integers")
         values = checks.host_values(label)
         if values is not None and not ((values >= 0) & (values < self.num_classes)).all():
-            raise ValueError(f"label={label} must lie in 0 to {self.num_classes - 1}")
+            raise ValueError(f"label={values.tolist()} must lie in 0 to {self.num_classes - 1}")
 
     def _denoise(
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
@@ -175,7 +165,13 @@ class Network(nnx.Module, Denoiser):
         times = jnp.broadcast_to(jnp.asarray(t, x.dtype), batch)
         labels = None if label is None else jnp.broadcast_to(jnp.asarray(label, jnp.int32), batch)
         graph, weights = nnx.split(self)
-        return _apply(graph, weights, x, times, labels).astype(x.dtype)
+        output = _apply(graph, weights, x, times, labels).astype(x.dtype)
+        classes = self.num_classes
+        if labels is None or classes is None or checks.host_values(label) is not None:
+            return output
+        # What is not known yet has not been checked: another class would be a wrong answer.
+        known = (labels >= 0) & (labels < classes)
+        return jnp.where(known.reshape(-1, 1, 1, 1), output, jnp.nan)
 
 
 @jax.jit(static_argnames="graph")

@@ -79,12 +79,12 @@ class ResNet(Network):
         dtype: Any = None,
         rngs: nnx.Rngs,
     ) -> None:
-        checks.positive_int("width", width)
+        width = checks.positive_int("width", width)
         if width % 8:
             raise ValueError(f"width={width} must be divisible by 8, the groups of its embedding")
-        checks.positive_int("num_layers", num_layers)
-        checks.odd_int("kernel_size", kernel_size)
-        checks.odd_int("last_kernel_size", last_kernel_size)
+        num_layers = checks.positive_int("num_layers", num_layers)
+        kernel_size = checks.odd_int("kernel_size", kernel_size)
+        last_kernel_size = checks.odd_int("last_kernel_size", last_kernel_size)
         super().__init__(
             image_shape, padding, num_classes, width, schedule, dtype, rngs, prediction=prediction
         )

@@ -126,16 +126,15 @@ class UNet(Network):
         dtype: Any = None,
         rngs: nnx.Rngs,
     ) -> None:
-        for width in widths:
-            checks.positive_int("widths", width)
-        if len(widths) < 2:
-            raise ValueError(f"widths={tuple(widths)} must be two or more, one a resolution")
-        for width in widths if normalized else widths[:1] if last_normalized else ():
+        self.widths = checks.positive_ints("widths", widths)
+        if len(self.widths) < 2:
+            raise ValueError(f"widths={self.widths} must be two or more, one a resolution")
+        for width in self.widths if normalized else self.widths[:1] if last_normalized else ():
             if width > 32 and width % 32:
-                raise ValueError(f"widths={tuple(widths)} must be at most 32 or multiples of it")
-        checks.odd_int("kernel_size", kernel_size)
-        checks.odd_int("last_kernel_size", last_kernel_size)
-        self.widths = tuple(int(width) for width in widths)
+                raise ValueError(f"widths={self.widths} must be at most 32 or multiples of it")
+        kernel_size = checks.odd_int("kernel_size", kernel_size)
+        last_kernel_size = checks.odd_int("last_kernel_size", last_kernel_size)
+        embedding_width = checks.positive_int("embedding_width", embedding_width)
         self.embedding_width = embedding_width
         self.kernel_size = kernel_size
         self.last_kernel_size = last_kernel_size
