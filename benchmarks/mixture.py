@@ -100,17 +100,25 @@ def along(
 
 def main(options: Options) -> None:
     """Fits, tests, prints and writes."""
+    with Run(options.out, overwrite=options.overwrite) as run:
+        measure(options, run)
+
+
+def measure(options: Options, run: Run) -> None:
     options.check_options()
     use_all_cores()
     network = options.load_network()
-    data = options.data_options().load()
+    images = options.data_options(network)
+    data = options.load_data(network, images)
     machine = options.machine(own_kind(network), data, network, options.windows[0])
     fitting = dataclasses.replace(options, num_samples=options.fit_samples, seed=options.fit_seed)
     label, noise = options.labels(network), options.noise(data)
-    config = {"benchmark": "mixture", **options.describe(data, label)}
+    config = {"benchmark": "mixture", **options.describe(images, data, label)}
     config["windows"] = list(options.windows)
-    run = Run(options.out, config, overwrite=options.overwrite)
-    fitted = run.load_arrays("weights.npz")
+    run.start(config)
+    times, _ = machine_grid("late", options.num_steps, None)
+    shape = (len(times) - 1, len(options.windows))
+    fitted = run.load_arrays("weights.npz", dict.fromkeys(("weights", "errors"), (float, shape)))
     if fitted is None:
         rows = [fit(*pair) for pair in along(fitting, network, machine, fitting.noise(data), "fit")]
         fitted = {
@@ -118,10 +126,9 @@ def main(options: Options) -> None:
             "errors": np.stack([e for _, e in rows]),
         }
         run.save_arrays("weights.npz", fitted)
-    times, _ = machine_grid("late", options.num_steps, None)
     best = np.eye(len(options.windows))[fitted["errors"].argmin(axis=1)]
     single = {"best windows": best, "mixture": fitted["weights"]}
-    errors = run.load_arrays("errors.npz")
+    errors = run.load_arrays("errors.npz", dict.fromkeys(single, (float, shape[:1])))
     if errors is None:
         pairs = along(options, network, machine, noise, "test")
         found = [
@@ -135,7 +142,7 @@ def main(options: Options) -> None:
         **{name: Mixture(machine, options.windows, times[:-1], w) for name, w in single.items()},
     }
     architecture = "resnet" if isinstance(network, elsjax.nn.ResNet) else "unet"
-    table = published_table(options.data_options().dataset, architecture, network.padding)
+    table = published_table(images.dataset, architecture, network.padding)
     if table is not None:
         window = parse_window(table)
         denoisers["published windows"] = options.machine(own_kind(network), data, network, window)

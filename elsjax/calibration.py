@@ -7,6 +7,7 @@ wider of the two in the middle if their number is even.
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ def similarities(
     machine: ScoreMachine,
     windows: Sequence[int],
     noise: Float[ArrayLike, "b h w c"],
-    num_steps: int = 20,
+    num_steps: int | None = None,
     label: ArrayLike | None = None,
     *,
     first: int = 0,
@@ -57,7 +58,7 @@ def similarities(
       machine: machine of a local kind; its own window does not matter.
       windows: candidates, odd.
       noise: noise to start from, [B, H, W, C].
-      num_steps: steps of the uniform time grid from 1 to 0.
+      num_steps: steps of the uniform time grid from 1 to 0; None for 20.
       label: class to condition on, integer or [B]; None for unconditional.
       first: number of results to leave out, because they are there already.
 
@@ -67,14 +68,15 @@ def similarities(
     Raises:
       ValueError: if an argument is not as described, or one of the two refuses noise or label.
     """
+    checks.instance("machine", machine, ScoreMachine, "ScoreMachine('ls', images, window=3)")
     if machine.window is None:
         raise ValueError(f"machine of kind={machine.kind!r} must be one that has a window")
-    candidates = [machine.with_window(checks.odd_int("windows", window)) for window in windows]
-    if not candidates:
-        raise ValueError("windows=() must hold at least one window")
+    sides = checks.positive_ints("windows", windows, odd=True)
+    candidates = [machine.with_window(side) for side in sides]
+    first = checks.integer("first", first, 0, sys.maxsize)
     machine.check(noise, label)
     steps = reverse_process(network, noise, num_steps, label)
-    return _similarities(candidates, jnp.asarray(noise), steps, label, first)
+    return _similarities(candidates, jnp.asarray(checks.array("noise", noise)), steps, label, first)
 
 
 def _similarities(

@@ -1,4 +1,4 @@
-"""Data sets of images: an embedded MNIST sample, TFDS, folders of images and `.npz` archives.
+"""Data sets of images: an embedded MNIST sample, TFDS, folders of images, `.npz` and `.npy`.
 
 Pixels stay uint8; `Dataset.images` scales them to float32 in [-1, 1], the scale of every machine
 and network.
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
 
-from elsjax import checks, image_files, pixels, tfds_source
+from elsjax import archives, checks, image_files, pixels, tfds_source
 from elsjax.image_files import Arrays, Progress
 
 
@@ -23,7 +23,7 @@ class Dataset:
 
     Args:
       name: what `load_dataset` was asked for.
-      split: "train", "test" or, for celeb_a, "validation".
+      split: "train", "test" or "validation".
       pixels: uint8 [N, H, W, C], or float32 in [-1, 1] where the source was floating-point.
       labels: int32 [N], None if the source has none.
       label_names: name of each label, None if unknown.
@@ -78,18 +78,21 @@ def load_dataset(
 ) -> Dataset:
     """Loads a data set into memory.
 
-    TFDS data sets are decoded once and then cached beside the data, or in the user's cache
-    directory if data_dir is read-only. CelebA at its native size takes 19 GB: give image_size or
+    TFDS data sets are decoded once and then cached, below ELSJAX_CACHE_DIR or in the user's cache
+    directory. CelebA at its native size takes 19 GB: give image_size or
     limit.
 
     Args:
       name: "mnist5k" (embedded: 500 images of each digit), a TFDS data set ("mnist",
         "fashion_mnist", "cifar10", "celeb_a"), or the path of a folder of images (flat, or one
-        sub-folder per class) or of an `.npz` archive (`images` uint8, or floating-point in
-        [-1, 1], [N, H, W] or [N, H, W, C]; optionally `labels`, integers [N]). A known name wins
-        over a folder of that name; write "./mnist" for the folder.
-      split: "train" or "test"; "mnist5k", folders and archives have only "train".
-      limit: number of leading images to load; None for all.
+        sub-folder per class, and either below `train`, `test` or `val` or not), of an `.npz`
+        archive (`images` uint8, or floating-point in [-1, 1], [N, H, W] or [N, H, W, C];
+        optionally `labels`, integers [N]; other usual names too, as `x_train` and `y_train`) or of
+        an `.npy` of images. A known name wins over a folder of that name; write "./mnist" for the
+        folder.
+      split: "train", "test" or "validation", where there is one; what has no splits is "train".
+      limit: number of leading images to load, in a folder of classes those of each class; None for
+        all.
       image_size: side in pixels of the square to resize to, bilinear as in the paper's code
         (torchvision `Resize((size, size))` on PIL images; the aspect ratio is not kept); None
         keeps the native size.
@@ -109,8 +112,9 @@ def load_dataset(
     if image_size is not None:
         checks.positive_int("image_size", image_size)
 
+    if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str):
+        raise ValueError(f"name={name!r} must be a name or a path")
     name = os.fspath(name)
-    path = Path(name).expanduser()
     if name in tfds_source.SOURCES:
         arrays = tfds_source.load(
             name,
@@ -122,22 +126,25 @@ def load_dataset(
         )
         return Dataset(name, split, *arrays)
 
+    path = Path(os.path.expanduser(name))
+    kind = path.suffix.lower()
     if name == "mnist5k":
         checks.one_of("split", split, ("train",))
         arrays = _read_mnist5k(limit, image_size)
-    elif path.is_dir():
-        checks.one_of("split", split, ("train",))
+    elif name and os.path.isdir(path):
         arrays = image_files.read_folder(
-            path, limit, image_size, skip_unreadable=skip_unreadable, progress=progress
+            path, split, limit, image_size, skip_unreadable=skip_unreadable, progress=progress
         )
-    elif path.suffix == ".npz":
-        checks.one_of("split", split, ("train",))
-        arrays = image_files.read_npz(path, limit, image_size)
+    elif kind in (".npz", ".npy"):
+        arrays = archives.read_archive(path, split, limit, image_size)
     else:
+        found = "is a file of another kind" if name and os.path.isfile(path) else "is not known"
+        if found != "is not known" and kind in image_files.IMAGE_SUFFIXES:
+            found = "is a single image"
         known = ", ".join(["mnist5k", *tfds_source.SOURCES])
         raise ValueError(
-            f"name={name!r} is not known; expected one of {known}, "
-            "or the path of a folder of images or of an .npz archive"
+            f"name={name!r} {found}; expected one of {known}, or the path of a folder of images, "
+            "of an .npz archive or of an .npy file"
         )
     return Dataset(name, split, *arrays)
 
@@ -181,5 +188,5 @@ def available_datasets(
 def _read_mnist5k(limit: int | None, image_size: int | None) -> Arrays:
     resource = importlib.resources.files("elsjax") / "data" / "mnist5k.npz"
     with importlib.resources.as_file(resource) as path:
-        images, labels, _ = image_files.read_npz(path, limit, image_size)
+        images, labels, _ = archives.read_archive(path, "train", limit, image_size)
     return images, labels, tfds_source.SOURCES["mnist"].label_names

@@ -16,6 +16,9 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from elsjax import checks
 from elsjax.schedules import Schedule
 
+# The least signal level by which anything is divided: errors grow by its inverse.
+LEAST_SIGNAL = 1e-3
+
 
 class Denoiser(abc.ABC):
     """Estimates x_0 from x_t; subclasses implement `_denoise` on checked arguments.
@@ -23,10 +26,12 @@ class Denoiser(abc.ABC):
     Attributes:
       schedule: noise schedule of the process the images come from.
       image_shape: (height, width, channels) of the images.
+      least_alpha: signal level down to which `denoise` is well-defined.
     """
 
     schedule: Schedule
     image_shape: tuple[int, int, int]
+    least_alpha: float = 0.0
 
     def denoise(
         self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None = None
@@ -39,14 +44,15 @@ class Denoiser(abc.ABC):
           label: class to condition on, integer or [B]; None for the unconditional mean.
 
         Returns:
-          The estimate of x_0, [B, H, W, C].
+          The estimate of x_0, [B, H, W, C]. NaN for a label that is not known, where its value is
+          not known either until the computation: inside `jax.jit`, or on an accelerator.
 
         Raises:
-          ValueError: if a shape, time or label does not fit, or a pixel of x is not finite.
+          ValueError: if a shape, type, time or label does not fit, a pixel of x is not finite, or
+            no signal is left at t to estimate x_0 from.
         """
-        self.check(x, label)
-        checks.times("t", t, np.shape(x)[0])
-        x = jnp.asarray(x, jnp.result_type(float))
+        x, t, label = self._checked(x, t, label)
+        check_signal(self.schedule, t, self.least_alpha)
         return self._denoise(x, t, label)
 
     def predict_noise(
@@ -57,21 +63,43 @@ class Denoiser(abc.ABC):
         Raises:
           ValueError: also where sigma_t = 0, since no noise is left to predict.
         """
-        x0 = self.denoise(x, t, label)
+        x, t, label = self._checked(x, t, label)
         alpha, sigma = self._levels(t)
-        return noise_from_x0(jnp.asarray(x, x0.dtype), x0, alpha, sigma)
+        return noise_from_x0(x, self.denoise(x, t, label), alpha, sigma)
 
     def score(
         self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None = None
     ) -> Float[Array, "b h w c"]:
         """Score `(alpha E[x_0|x] - x) / sigma²`; arguments and errors as `predict_noise`."""
+        x, t, label = self._checked(x, t, label)
         _, sigma = self._levels(t)
         return -self.predict_noise(x, t, label) / sigma
 
-    def check(self, x: Float[ArrayLike, "b h w c"], label: ArrayLike | None) -> None:
-        """Raises the ValueError that `denoise` would raise for these images and labels."""
-        checks.image_batch("x", x, self.image_shape)
-        self._check_label(label, np.shape(x)[0])
+    def check(
+        self,
+        x: Float[ArrayLike, "b h w c"],
+        label: ArrayLike | None,
+        t: ArrayLike | None = None,
+    ) -> None:
+        """Raises the ValueError that `denoise` would raise for these images, labels and times."""
+        _, times, _ = self._checked(x, 0.0 if t is None else t, label)
+        if t is not None:
+            check_signal(self.schedule, times, self.least_alpha)
+
+    def _checked(
+        self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None
+    ) -> tuple[Float[Array, "b h w c"], ArrayLike, ArrayLike | None]:
+        """The arguments of `denoise` as arrays, x in floating point."""
+        x = self._check_images(x)
+        if label is not None:
+            label = checks.label("label", label, x.shape[0])
+        self._check_label(label, x.shape[0])
+        t = checks.times("t", t, x.shape[0])
+        return jnp.asarray(x, jnp.result_type(float)), t, label
+
+    def _check_images(self, x: Float[ArrayLike, "b h w c"]) -> Array | np.ndarray:
+        """Noisy images as an array; raises ValueError if they do not fit."""
+        return checks.noisy_images("x", x, self.image_shape)
 
     @abc.abstractmethod
     def _denoise(
@@ -85,11 +113,32 @@ class Denoiser(abc.ABC):
 
     def _levels(self, t: ArrayLike) -> tuple[Array, Array]:
         """Signal and noise level at t, shaped to multiply [B, H, W, C]; sigma = 0 is an error."""
-        alpha, sigma = self.schedule(t)
-        values = checks.host_values(sigma)
-        if values is not None and (values == 0).any():
+        levels = self.schedule.on_host(t)
+        if levels is not None and (levels[1] == 0).any():
             raise ValueError(f"t={t} must be positive here: no noise is left at sigma_t = 0")
+        alpha, sigma = self.schedule(t)
         return per_image(alpha), per_image(sigma)
+
+
+def check_signal(schedule: Schedule, t: ArrayLike, least_alpha: float) -> None:
+    """Raises ValueError if the signal level at a time on the host is below the least.
+
+    Args:
+      schedule: of the process.
+      t: time or times.
+      least_alpha: the least signal level; 0 for any.
+    """
+    levels = schedule.on_host(t) if least_alpha > 0 else None
+    if levels is None or (levels[0] >= least_alpha).all():
+        return
+    lost = np.unravel_index(np.argmin(levels[0]), levels[0].shape)
+    grid = np.linspace(0, 1, 101)
+    of_grid = schedule.on_host(grid)
+    start = 0.0 if of_grid is None else grid[of_grid[0] >= least_alpha].max(initial=0)
+    raise ValueError(
+        f"no signal is left at t = {np.asarray(t)[lost]:g} (alpha = {levels[0][lost]:.2g}): start "
+        f"below, where alpha >= {least_alpha:g}, as with times=numpy.linspace({start:g}, 0, 20)"
+    )
 
 
 def per_image(level: Float[Array, "*b"]) -> Float[Array, "..."]:

@@ -365,6 +365,8 @@ class Dictionary:
 
     def __post_init__(self) -> None:
         checks.one_of("kind", self.kind, KINDS)
+        if not isinstance(self.wrap_patches, bool | np.bool_):
+            raise ValueError(f"wrap_patches={self.wrap_patches!r} must be True or False")
         if self.wrap_patches and self.kind != "els":
             raise ValueError(f"wrap_patches=True applies to kind='els' only, not {self.kind!r}")
         if self.kind in ("is", "es"):
@@ -374,6 +376,7 @@ class Dictionary:
                 )
             return
         window = checks.odd_int("window", self.window)
+        object.__setattr__(self, "window", window)
         side = min(self.image_shape[:2])
         if self.kind == "els" and window > side:
             raise ValueError(

@@ -1,25 +1,49 @@
-"""The user's own images, a folder of image files or an `.npz` archive, and their resizing.
+"""The user's own images as files in a folder, and the resizing of images.
 
 A reader returns `(pixels, labels, label_names)` with the types of the fields of
 `elsjax.datasets.Dataset`.
 """
 
-import zipfile
-from collections.abc import Callable
+import contextlib
+import functools
+import logging
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int32, Shaped, UInt8
 from PIL import Image
 
+from elsjax import checks
+
+# What Pillow logs of a damaged file is heard where an application asks for it, not on stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 Pixels = UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"]
 Arrays = tuple[Pixels, Int32[np.ndarray, " n"] | None, tuple[str, ...] | None]
 Progress = Callable[[int, int], None]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+# What the parts of a data set are called here, and by the names of folders and arrays.
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test", "testing"),
+}
+IMAGE_SUFFIXES = tuple(
+    ".png .apng .jpg .jpeg .jpe .jfif .bmp .dib .gif .webp .avif .tif .tiff .tga "
+    ".pbm .pgm .ppm .pnm".split()
+)
+_DEBRIS = ("thumbs.db", "desktop.ini", "__macosx")  # left by systems; so are hidden files
 _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
-_ROUNDING = 1e-5  # how far beyond [-1, 1] a float image may lie; it is then clipped
+
+
+def printable(name: object) -> str:
+    """A name in one line, whatever characters it has."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(name))
 
 
 def number_to_load(limit: int | None, available: int, source: object) -> int:
@@ -55,86 +79,49 @@ def resize(image: Shaped[np.ndarray, "h w c"], size: int) -> Shaped[np.ndarray, 
     return np.stack([np.asarray(channel) for channel in channels], axis=-1)
 
 
-def read_npz(path: Path, limit: int | None, image_size: int | None) -> Arrays:
-    """Reads images and optional labels from an `.npz` archive; pickled objects are refused.
+class _Folder:
+    """What lies in a folder, in natural order; hidden files and debris are passed over.
 
-    Args:
-      path: archive with `images`, uint8 or floating-point in [-1, 1], [N, H, W] or [N, H, W, C],
-        and optionally `labels`, non-negative integers [N].
-      limit: number of leading images to keep; None for all.
-      image_size: side to resize to, in pixels; None for the native size.
-
-    Returns:
-      `(pixels, labels, None)`; pixels uint8, or float32 where the archive holds floats.
-
-    Raises:
-      ValueError: if the file cannot be read or does not hold what is described above.
+    Attributes:
+      images: files by the names of images.
+      others: all that is neither an image nor a folder.
+      folders: sub-folders, looked into when asked for.
     """
-    arrays = _read_arrays(path)
-    if "images" not in arrays:
-        raise ValueError(f"{path} has no array 'images'; expected 'images' and optionally 'labels'")
-    pixels = _checked_images(path, arrays["images"])
-    labels = _checked_labels(path, arrays["labels"], len(pixels)) if "labels" in arrays else None
-    pixels = pixels[: number_to_load(limit, len(pixels), path)]
-    if image_size is not None:
-        pixels = np.stack([resize(image, image_size) for image in pixels])
-    return pixels, None if labels is None else labels[: len(pixels)], None
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        images, others, self._names = [], [], list[str]()
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    name = entry.name.lower()
+                    if name.startswith(".") or name in _DEBRIS:
+                        continue
+                    is_file = entry.is_file(follow_symlinks=False) or os.path.isfile(entry)
+                    if is_file and name.endswith(IMAGE_SUFFIXES):
+                        images.append(entry.name)
+                    elif not is_file and os.path.isdir(entry):
+                        self._names.append(entry.name)
+                    else:
+                        others.append(entry.name)
+        except OSError as error:
+            raise ValueError(f"{printable(path)} cannot be read: {error.strerror}") from error
+        self.images = [path / name for name in sorted(images, key=_natural)]
+        self.others = [path / name for name in sorted(others, key=_natural)]
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; expected an .npz archive")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not an .npz archive, or it is truncated")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in ("images", "labels") if key in archive}
-    except Exception as error:  # damaged members raise whatever zipfile, zlib or NumPy raise
-        raise ValueError(f"{path} cannot be read as an .npz archive: {error}") from error
+    @functools.cached_property
+    def folders(self) -> list["_Folder"]:
+        return [_Folder(self.path / name) for name in sorted(self._names, key=_natural)]
 
-
-def _checked_images(path: Path, images: np.ndarray) -> Pixels:
-    if images.ndim not in (3, 4):
-        raise ValueError(
-            f"{path}: 'images' has shape {list(images.shape)}; expected [N, H, W] or [N, H, W, C]"
-        )
-    if images.size == 0:
-        raise ValueError(f"{path}: 'images' is empty: shape {list(images.shape)}")
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.dtype == np.uint8:
-        return images
-    if not np.issubdtype(images.dtype, np.floating):
-        raise ValueError(
-            f"{path}: 'images' has dtype {images.dtype}; expected uint8, or floats in [-1, 1]"
-        )
-    if not np.isfinite(images).all():
-        raise ValueError(f"{path}: 'images' holds NaN or infinity; expected floats in [-1, 1]")
-    low, high = float(images.min()), float(images.max())
-    if low < -1 - _ROUNDING or high > 1 + _ROUNDING:
-        raise ValueError(
-            f"{path}: 'images' ranges from {low:g} to {high:g}; "
-            "expected floats in [-1, 1], or uint8"
-        )
-    return np.clip(images.astype(np.float32), -1, 1)
-
-
-def _checked_labels(path: Path, labels: np.ndarray, count: int) -> Int32[np.ndarray, " n"]:
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"{path}: 'labels' has shape {list(labels.shape)} and dtype {labels.dtype}; "
-            f"expected integers [{count}], one for each image"
-        )
-    if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
-        raise ValueError(
-            f"{path}: 'labels' ranges from {labels.min()} to {labels.max()}; "
-            "expected 0 or more, within int32"
-        )
-    return labels.astype(np.int32)
+    def holds_images(self) -> bool:
+        """Whether there are images, at any depth; links further down are not followed."""
+        inner = (folder for folder in self.folders if not folder.path.is_symlink())
+        return bool(self.images) or any(folder.holds_images() for folder in inner)
 
 
 def read_folder(
     path: Path,
+    split: str,
     limit: int | None,
     image_size: int | None,
     *,
@@ -143,13 +130,16 @@ def read_folder(
 ) -> Arrays:
     """Reads a folder of images, or of one sub-folder of images per class.
 
-    Files and classes come in sorted order, class by class; hidden ones, and sub-folders without
-    images, are passed over. If all loaded images are grey they get one channel, otherwise three.
-    Alpha is dropped, the first frame of an animation counts, EXIF rotation is not applied.
+    Sub-folders named `train`, `test`, `val` and the like are splits, each flat or of classes;
+    classes are numbered through all splits. Files and classes come in natural order ("2" before
+    "10"), class by class. What is left out is said in a warning. If all loaded images are grey they
+    get one channel, otherwise three. Alpha is dropped, the first frame of an animation counts, EXIF
+    rotation is not applied.
 
     Args:
       path: the folder.
-      limit: number of leading (readable) images to load; None for all.
+      split: "train", "test" or "validation"; without splits, all is "train".
+      limit: number of (readable) images to load, evenly the first of each class; None for all.
       image_size: side to resize to, in pixels; None if all images have one size.
       skip_unreadable: leaves unreadable files out instead of raising.
       progress: called as `progress(done, total)` after each image.
@@ -158,83 +148,204 @@ def read_folder(
       `(pixels, labels, label_names)`; the last two None for a flat folder.
 
     Raises:
-      ValueError: if there are no images, images lie both beside and in sub-folders, a file cannot
-        be read, sizes differ without image_size, or limit exceeds the number of images.
+      ValueError: if there are no images or not that split, images lie in more than one level, a
+        file cannot be read, sizes differ without image_size, or limit exceeds the number of images.
     """
-    files, labels, label_names = _list_folder(path)
-    wanted = number_to_load(limit, len(files), path)
-    images: list[np.ndarray] = []
-    loaded: list[int] = []
-    for index, file in enumerate(files):
+    where = printable(path)
+    files, labels, label_names, left_out = _list_split(path, split)
+    wanted = number_to_load(limit, len(files), where)
+    images: dict[int, np.ndarray] = {}
+    unreadable = []
+    for index in _evenly(labels, len(files)):
         if len(images) == wanted:
             break
         try:
-            image = _read_image(file)
+            image = _read_image(files[index])
         except Exception as error:  # Pillow's decoders raise almost anything on a damaged file
             if skip_unreadable:
+                unreadable.append(files[index])
                 continue
             raise ValueError(
-                f"{file} cannot be read as an image ({error}); "
+                f"{printable(files[index])} cannot be read as an image ({printable(error)}); "
                 "skip_unreadable=True leaves such files out"
             ) from error
         if image_size is not None:
             image = resize(image, image_size)
-        elif images and image.shape[:2] != images[0].shape[:2]:
-            (h, w), (h0, w0) = image.shape[:2], images[0].shape[:2]
-            raise ValueError(
-                f"{file} is {w}x{h} but {files[loaded[0]]} is {w0}x{h0} (width x height); "
-                "expected one size, or pass image_size"
-            )
-        images.append(image)
-        loaded.append(index)
+        elif images:
+            _check_same_size(files, images, index, image)
+        images[index] = image
         if progress is not None:
             progress(len(images), wanted)
     if not images:
-        raise ValueError(f"{path} holds no readable image")
-    number_to_load(limit, len(images), f"{path} that can be read")
-    channels = max(image.shape[-1] for image in images)
-    pixels = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
-    return pixels, None if labels is None else labels[loaded], label_names
+        raise ValueError(f"{where} holds no readable image")
+    number_to_load(limit, len(images), f"{where} that can be read")
+    _warn_of_left_out(path, left_out, unreadable)
+    loaded = sorted(images)
+    if labels is not None and label_names is not None:
+        labels = labels[loaded]
+        missing = sorted({*range(len(label_names))}.difference(labels.tolist()))
+        if limit is not None and missing:
+            names = _some(label_names[index] for index in missing)
+            warnings.warn(
+                f"{where}: no image of {len(missing)} of the {len(label_names)} classes is among "
+                f"the limit={limit} that are loaded: {names}",
+                stacklevel=3,
+            )
+    channels = max(image.shape[-1] for image in images.values())
+    pixels = np.stack(
+        [np.broadcast_to(images[i], (*images[i].shape[:2], channels)) for i in loaded]
+    )
+    return pixels, labels, label_names
 
 
-def _list_folder(
-    path: Path,
-) -> tuple[list[Path], Int32[np.ndarray, " n"] | None, tuple[str, ...] | None]:
-    flat = _images_in(path)
-    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    classes = {folder: found for folder in folders if (found := _images_in(folder))}
-    if flat and classes:
+def _evenly(labels: Int32[np.ndarray, " n"] | None, count: int) -> list[int]:
+    """The order in which images are taken: the first of each class, then the second of each, ..."""
+    if labels is None:
+        return list(range(count))
+    first = np.searchsorted(labels, labels)  # of its class; labels ascend
+    return np.argsort(np.arange(count) - first, kind="stable").tolist()
+
+
+def _check_same_size(
+    files: list[Path], images: dict[int, np.ndarray], index: int, image: np.ndarray
+) -> None:
+    other, first = next(iter(images.items()))
+    if image.shape[:2] != first.shape[:2]:
+        (h, w), (h0, w0) = image.shape[:2], first.shape[:2]
         raise ValueError(
-            f"{path} holds images ({flat[0].name}) as well as sub-folders of images "
-            f"({next(iter(classes)).name}); expected one or the other"
+            f"{printable(files[index])} is {w}x{h} but {printable(files[other])} is {w0}x{h0} "
+            "(width x height); expected one size, or pass image_size"
         )
-    if flat:
-        return flat, None, None
+
+
+def _warn_of_left_out(path: Path, left_out: list[Path], unreadable: list[Path]) -> None:
+    parts = []
+    for group, kind in ((left_out, "without an image"), (unreadable, "unreadable")):
+        if group:
+            names = _some(f"{name.relative_to(path)}{'/' * name.is_dir()}" for name in group)
+            parts.append(f"{len(group)} {kind} ({names})")
+    if parts:
+        warnings.warn(f"{printable(path)}: left out: {'; '.join(parts)}", stacklevel=4)
+
+
+def _some(names: Iterable[object]) -> str:
+    """The first few names, in one line."""
+    shown = [printable(name) for name in names]
+    return ", ".join(shown[:4] + ["..."] * (len(shown) > 4))
+
+
+def _list_split(
+    path: Path, split: str
+) -> tuple[list[Path], Int32[np.ndarray, " n"] | None, tuple[str, ...] | None, list[Path]]:
+    """Files of a split, their labels, the names of all classes, and what is left out."""
+    root = _Folder(path)
+    splits = _splits_of(root)
+    if splits is None:
+        checks.one_of("split", split, ("train",))
+        return _list_classes(root, root.folders)
+    checks.one_of("split", split, [name for name in SPLITS if name in splits])
+    classes = [folder for part in splits.values() for folder in part.folders]
+    files, labels, label_names, left_out = _list_classes(splits[split], classes)
+    return files, labels, label_names, root.others + left_out
+
+
+def _splits_of(root: _Folder) -> dict[str, _Folder] | None:
+    """The splits that a folder is divided into, None if it is not."""
+    canonical = {alias: name for name, aliases in SPLITS.items() for alias in aliases}
+    where = printable(root.path)
+    splits: dict[str, _Folder] = {}
+    beside = [root.images[0].name] if root.images else []
+    for folder in root.folders:
+        if not folder.holds_images():
+            continue
+        name = canonical.get(folder.path.name.lower())
+        if name is None:
+            beside.append(folder.path.name)
+        elif name in splits:
+            raise ValueError(
+                f"{where} holds {splits[name].path.name} and {folder.path.name}, which are both "
+                f"the split {name!r}"
+            )
+        else:
+            splits[name] = folder
+    if splits and beside:
+        raise ValueError(
+            f"{where} holds a split ({next(iter(splits.values())).path.name}) beside what is none "
+            f"({_some(beside)}); expected either splits or classes, which must not be named like "
+            "a split"
+        )
+    return splits or None
+
+
+def _list_classes(
+    root: _Folder, all_classes: list[_Folder]
+) -> tuple[list[Path], Int32[np.ndarray, " n"] | None, tuple[str, ...] | None, list[Path]]:
+    """As `_list_split`, of a folder without splits; labels number all classes that hold images."""
+    where = printable(root.path)
+    left_out = list(root.others)
+    for folder in root.folders:
+        for inner in folder.folders:
+            if inner.holds_images():
+                raise ValueError(
+                    f"{where}: {printable(inner.path.relative_to(root.path))} holds images, one "
+                    "level below the folders of classes; expected none there"
+                )
+        if folder.images:
+            left_out += folder.others + [inner.path for inner in folder.folders]
+        else:
+            left_out.append(folder.path)
+    classes = [folder for folder in root.folders if folder.images]
+    if root.images and classes:
+        raise ValueError(
+            f"{where} holds images ({printable(root.images[0].name)}) as well as sub-folders of "
+            f"images ({printable(classes[0].path.name)}); expected one or the other"
+        )
+    if root.images:
+        return root.images, None, None, left_out
     if not classes:
         raise ValueError(
-            f"{path} holds no images, nor do its sub-folders; expected {' '.join(IMAGE_SUFFIXES)}"
+            f"{where} holds no images, nor do its sub-folders; expected {' '.join(IMAGE_SUFFIXES)}"
         )
-    files = [file for found in classes.values() for file in found]
-    labels = np.repeat(np.arange(len(classes)), [len(found) for found in classes.values()])
-    return files, labels.astype(np.int32), tuple(folder.name for folder in classes)
+    names = sorted({folder.path.name for folder in all_classes if folder.images}, key=_natural)
+    files = [file for folder in classes for file in folder.images]
+    numbers = [names.index(folder.path.name) for folder in classes]
+    labels = np.repeat(numbers, [len(folder.images) for folder in classes])
+    return files, labels.astype(np.int32), tuple(names), left_out
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in IMAGE_SUFFIXES
-        and not file.name.startswith(".")
-        and file.is_file()
-    )
+def _natural(name: str) -> tuple[list[str | int], str]:
+    """Sorts names in natural order: digits count as numbers, "2" before "10"."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 
 
 def _read_image(file: Path) -> UInt8[np.ndarray, "h w c"]:
-    with Image.open(file) as image:
-        if image.mode in _GREY_MODES:
-            return np.asarray(image.convert("L"))[..., None]
-        if image.mode not in _COLOUR_MODES:
-            raise ValueError(f"pixels of mode {image.mode!r}, expected 8 bits a channel")
-        # By way of RGBA: Pillow warns when a palette with transparency becomes RGB at once.
-        palette = image.mode in ("P", "PA")
-        return np.asarray((image.convert("RGBA") if palette else image).convert("RGB"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd but harmless metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(file) as image:
+            with _without_stderr() if image.format == "TIFF" else contextlib.nullcontext():
+                image.load()
+            if image.mode in _GREY_MODES:
+                return np.asarray(image.convert("L"))[..., None]
+            if image.mode not in _COLOUR_MODES:
+                raise ValueError(f"pixels of mode {image.mode!r}, expected 8 bits a channel")
+            palette = image.mode in ("P", "PA")
+            return np.asarray((image.convert("RGBA") if palette else image).convert("RGB"))
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Drops what libtiff writes there itself of a damaged file, beside the error that it gives."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)

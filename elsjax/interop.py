@@ -16,7 +16,7 @@ from elsjax import checks
 from elsjax.nn import Network, ResNet, UNet
 from elsjax.nn.embedding import Embedding
 from elsjax.nn.layers import Upsample
-from elsjax.torch_files import load_torch_file
+from elsjax.torch_files import load_torch_file, networks_in
 
 __all__ = ["from_torch_state_dict", "load_torch_file"]
 
@@ -47,22 +47,30 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "lastksize": 1,
     },
 }
-# Variants in the published code that none of the paper's networks uses.
-_ONLY = {"normalization": None, "last_norm": False, "add_one": True}
+_NORMALIZATIONS = (None, "GroupNorm", "BatchNorm")
+_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def from_torch_state_dict(
-    config: Mapping[str, Any], state_dict: Mapping[str, ArrayLike], *, image_size: int = 32
+    config: Mapping[str, Any],
+    state_dict: Mapping[str, ArrayLike],
+    *,
+    image_size: int | None = None,
 ) -> Network:
     """A network of the published architecture with the given weights: the same function.
 
-    Weights become float64 where `jax_enable_x64` is set, else float32.
+    The function is that of PyTorch's evaluation mode: batch normalisation, an affine map there,
+    becomes part of the convolutions beside it. Weights become float64 where `jax_enable_x64` is
+    set, else float32.
 
     Args:
       config: "kind", "resnet" or "unet", and the arguments of the published constructor, such as
-        channels, mode, emb_dim, fsizes; those left out have its defaults.
-      state_dict: tensors by their PyTorch names, anything that `np.asarray` takes.
-      image_size: side of the images that the network is meant for. (It runs on others too.)
+        channels, mode, emb_dim, fsizes; those left out have its defaults. "image_size" may be
+        among them.
+      state_dict: tensors by their PyTorch names, anything that `np.asarray` takes. A prefix that
+        all names of the network share, such as `module.`, may stand before them.
+      image_size: side of the images that the network is meant for, by default config's, else 32.
+        (It runs on others too.)
 
     Returns:
       A `ResNet` or `UNet`.
@@ -71,62 +79,153 @@ def from_torch_state_dict(
       ValueError: if the configuration is not a published one, or a tensor is missing, unexpected,
         of another shape than the configuration asks for, or not finite.
     """
+    given = _checked(config)
+    tensors = _arrays(state_dict, given)
+    if given.get("num_layers", 0) > len(tensors):  # each is made below, before the tensors are met
+        raise ValueError(f"config['num_layers']={given['num_layers']}: state_dict has fewer")
+    side = given.get("image_size", 32) if image_size is None else image_size
+    checks.positive_int("image_size", side)
     # Abstract: the network without weights, each of which is then set below.
-    network = nnx.eval_shape(lambda: _build(config, image_size))
-    layers = _resnet_layers(network) if isinstance(network, ResNet) else _unet_layers(network)
+    network = nnx.eval_shape(lambda: _build(given, side))
+    if isinstance(network, ResNet):
+        layers, batch_norms = dict(_resnet_layers(network)), {}
+    else:
+        layers, batch_norms = dict(_unet_layers(network, given)), _batch_norms(network, given)
     expected = {
         f"{name}.{key}": (variable, axes)
-        for name, layer in layers
+        for name, layer in layers.items()
         for key, variable, axes in _tensors(layer)
     }
-    problems = [f"{name} is missing" for name in expected if name not in state_dict]
-    problems += [f"{name} is unexpected" for name in state_dict if name not in expected]
+    shapes = {
+        name: [variable.shape[axes.index(axis)] for axis in range(len(axes))]
+        for name, (variable, axes) in expected.items()
+    }
+    for norm, channels in batch_norms.items():
+        tensors.pop(f"{norm}.num_batches_tracked", None)
+        shapes |= {f"{norm}.{key}": [channels] for key in _BATCH_NORM}
+    _check(tensors, shapes)
+    for norm in batch_norms:
+        _fold(tensors, norm, len(given["fsizes"]) - 1)
     for name, (variable, axes) in expected.items():
-        if name in state_dict:
-            shape = [variable.shape[axes.index(axis)] for axis in range(len(axes))]
-            found = list(np.shape(state_dict[name]))
-            if found != shape:
-                problems.append(f"{name} has shape {found}, expected {shape}")
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"state_dict does not fit its config: {'; '.join(problems[:5])}{more}")
-    for name, (variable, axes) in expected.items():
-        tensor = np.asarray(state_dict[name])
+        with np.errstate(over="ignore"):
+            tensor = tensors[name].astype(network.dtype)
         checks.finite(f"state_dict[{name!r}]", tensor)
-        variable.set_value(jnp.asarray(tensor.transpose(axes), network.dtype))
+        variable.set_value(jnp.asarray(tensor.transpose(axes)))
     return network
 
 
-def _build(config: Mapping[str, Any], image_size: int) -> ResNet | UNet:
-    """The network that a configuration describes."""
+def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with its defaults, all of the right types."""
+    if not isinstance(config, Mapping):
+        raise ValueError(f"config={config!r} must be a dict")
     if "kind" not in config:
         raise ValueError(f"config={dict(config)} has no 'kind'; expected 'resnet' or 'unet'")
     kind = config["kind"]
     checks.one_of("config['kind']", kind, tuple(_DEFAULTS))
-    unknown = sorted(set(config) - {"kind"} - set(_DEFAULTS[kind]))
+    unknown = [str(key) for key in config if key not in ("kind", "image_size", *_DEFAULTS[kind])]
     if unknown:
         raise ValueError(
-            f"config has unknown keys {', '.join(map(repr, unknown))}; a {kind} has "
+            f"config has unknown keys {', '.join(map(repr, sorted(unknown)))}; a {kind} has "
             f"{', '.join(_DEFAULTS[kind])}"
         )
     given = {**_DEFAULTS[kind], **config}
-    for key, only in _ONLY.items():
-        if given.get(key, only) != only:
-            raise ValueError(f"config[{key!r}]={given[key]!r} is not supported, only {only!r}")
+    for key, default in _DEFAULTS[kind].items():
+        if isinstance(default, bool) and not isinstance(given[key], bool):
+            raise ValueError(f"config[{key!r}]={given[key]!r} must be true or false")
+        if isinstance(default, int) and not isinstance(default, bool):
+            checks.positive_int(f"config[{key!r}]", given[key])
+    if given["normalization"] not in _NORMALIZATIONS:
+        raise ValueError(
+            f"config['normalization']={given['normalization']!r} is not known; expected one of "
+            f"{', '.join(map(repr, _NORMALIZATIONS))}"
+        )
     if given["conditional"] and given["num_classes"] is None:
         raise ValueError("config['num_classes']=None: a conditional network needs a number")
-    checks.positive_int("image_size", image_size)
+    if kind == "unet":
+        if given["fsizes"] is None:
+            given["fsizes"] = _DEFAULTS[kind]["fsizes"]
+        if not isinstance(given["fsizes"], list | tuple):
+            raise ValueError(f"config['fsizes']={given['fsizes']!r} must be a list")
+    return given
+
+
+def _arrays(state_dict: Mapping[str, ArrayLike], given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors as arrays by the names that the published classes give them."""
+    if not isinstance(state_dict, Mapping) or not all(isinstance(name, str) for name in state_dict):
+        raise ValueError(f"state_dict is a {type(state_dict).__name__}; expected tensors by name")
+    networks = networks_in(state_dict)
+    found = next(iter(networks.values())) if len(networks) == 1 else state_dict
+    tensors = {}
+    for name, value in found.items():
+        try:
+            tensor = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError) as error:  # such as tensors on a GPU
+            raise ValueError(f"state_dict[{name!r}] is no array: {error}") from error
+        if not any(jnp.issubdtype(tensor.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+            raise ValueError(
+                f"state_dict[{name!r}] has dtype {tensor.dtype}; expected real numbers"
+            )
+        tensors[name] = _odd_kernel(name, tensor, given)
+    return tensors
+
+
+def _odd_kernel(name: str, tensor: np.ndarray, given: Mapping[str, Any]) -> np.ndarray:
+    """The same kernel with an odd side, where the configuration has an even one.
+
+    Of an even kernel PyTorch puts the larger half behind the pixel: a row and a column of zeros in
+    front make it the middle.
+    """
+    last = name.startswith(("down_projection.", "output_conv."))
+    side = given["lastksize" if last else "kernel_size"]
+    if side % 2 or tensor.shape[2:] != (side, side) or name.startswith("upsamples."):
+        return tensor
+    return np.pad(tensor, ((0, 0), (0, 0), (1, 0), (1, 0)))
+
+
+def _check(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, list[int]]) -> None:
+    """Raises ValueError unless the tensors are those expected, and finite."""
+    problems = [f"{name} is missing" for name in shapes if name not in tensors]
+    problems += [f"{name} is unexpected" for name in tensors if name not in shapes]
+    problems += [
+        f"{name} has shape {list(tensors[name].shape)}, expected {shape}"
+        for name, shape in shapes.items()
+        if name in tensors and list(tensors[name].shape) != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"state_dict does not fit its config: {'; '.join(problems[:5])}{more}")
+    for name, tensor in tensors.items():
+        checks.finite(f"state_dict[{name!r}]", tensor)
+        if name.endswith(".running_var") and tensor.min() < 0:
+            raise ValueError(f"state_dict[{name!r}] must not be negative")
+
+
+def _build(given: Mapping[str, Any], image_size: int) -> ResNet | UNet:
+    """The network that a configuration describes."""
     common: dict[str, Any] = {
         "image_shape": (image_size, image_size, given["channels"]),
         "padding": given["mode"],
         "num_classes": given["num_classes"] if given["conditional"] else None,
-        "kernel_size": given["kernel_size"],
-        "last_kernel_size": given["lastksize"],
+        "kernel_size": given["kernel_size"] // 2 * 2 + 1,
+        "last_kernel_size": given["lastksize"] // 2 * 2 + 1,
         "rngs": nnx.Rngs(0),
     }
-    if kind == "resnet":
-        return ResNet(width=given["emb_dim"], num_layers=given["num_layers"], **common)
-    return UNet(widths=given["fsizes"], embedding_width=given["emb_dim"], **common)
+    if given["kind"] == "resnet":
+        return ResNet(
+            width=given["emb_dim"],
+            num_layers=given["num_layers"],
+            normalized=given["normalization"] is not None,  # whichever: so it is published
+            last_shift=given["add_one"],
+            **common,
+        )
+    grouped = given["normalization"] == "GroupNorm"
+    return UNet(
+        widths=given["fsizes"],
+        embedding_width=given["emb_dim"],
+        normalized=grouped,
+        last_normalized=grouped and given["last_norm"],
+        **common,
+    )
 
 
 def _resnet_layers(network: ResNet) -> Iterator[tuple[str, Any]]:
@@ -138,25 +237,78 @@ def _resnet_layers(network: ResNet) -> Iterator[tuple[str, Any]]:
         yield f"embs.{i}.1", shift.norm
     for i, layer in enumerate(network.convs):
         yield f"convs.{i}.0", layer
-    yield "down_projection", network.last
+    if network.norms is None:
+        yield "down_projection", network.last
+        return
+    for i, norm in enumerate(network.norms[:-1]):
+        yield f"convs.{i}.1", norm
+    yield "down_projection.0", network.norms[-1]
+    yield "down_projection.1", network.last
 
 
-def _unet_layers(network: UNet) -> Iterator[tuple[str, Any]]:
-    """The layers of a UNet by their published names, which count up from the coarsest level."""
+def _unet_layers(network: UNet, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The layers of a UNet by their published names, batch normalisations left out."""
     yield from _embedding_layers(network.embedding)
-    blocks: dict[str, Any] = {
-        f"feature_blocks.{i}": block for i, block in enumerate(network.down[:-1])
-    }
-    blocks["bottleneck"] = network.down[-1]
-    blocks |= {f"output_blocks.{i}": block for i, block in enumerate(reversed(network.up))}
-    for name, block in blocks.items():
+    step = 2 if given["normalization"] is None else 3  # of convolution, normalisation, ReLU
+    for name, block in _unet_blocks(network).items():
         yield f"{name}.emb.1", block.shift.linear
-        yield f"{name}.model.0", block.convs[0]
-        yield f"{name}.model.2", block.convs[1]
+        for i, layer in enumerate(block.convs):
+            yield f"{name}.model.{step * i}", layer
+        for i, norm in enumerate(block.norms or ()):
+            yield f"{name}.model.{step * i + 1}", norm
     for i, layer in enumerate(reversed(network.upsamples)):
         yield f"upsamples.{i}", layer
     yield "last_emb.1", network.last_shift.linear
+    if network.last_norm is not None:
+        yield "last_normalizer", network.last_norm
     yield "output_conv", network.last
+
+
+def _unet_blocks(network: UNet) -> dict[str, Any]:
+    """The blocks of a UNet by their published names, which count up from the coarsest level."""
+    blocks = {f"feature_blocks.{i}": block for i, block in enumerate(network.down[:-1])}
+    blocks["bottleneck"] = network.down[-1]
+    return blocks | {f"output_blocks.{i}": block for i, block in enumerate(reversed(network.up))}
+
+
+def _batch_norms(network: UNet, given: Mapping[str, Any]) -> dict[str, int]:
+    """The batch normalisations of a published UNet by name, with their channels; the last last."""
+    if given["normalization"] != "BatchNorm":
+        return {}
+    norms = {
+        f"{name}.model.{3 * i + 1}": layer.out_features
+        for name, block in _unet_blocks(network).items()
+        for i, layer in enumerate(block.convs)
+    }
+    return norms | ({"last_normalizer": network.widths[0]} if given["last_norm"] else {})
+
+
+def _fold(tensors: dict[str, np.ndarray], norm: str, levels: int) -> None:
+    """Makes a batch normalisation, `scale x + shift`, part of the layers beside it; in place.
+
+    What follows a convolution is folded into it. The last one stands before a convolution, whose
+    padding comes after the shift: its scale goes to what is added up before it, through a ReLU as
+    far as the scale is positive; signs go on to the kernel behind it, which they may: padding is
+    zero, or of the same channel. `levels` is the number of poolings.
+    """
+    weight, bias, mean, variance = (tensors[f"{norm}.{key}"].astype(float) for key in _BATCH_NORM)
+    scale = weight / np.sqrt(variance + 1e-5)
+    shift = bias - mean * scale
+    if norm != "last_normalizer":
+        block, _, index = norm.rpartition(".")
+        _scale(tensors, f"{block}.{int(index) - 1}", scale, shift)
+        return
+    sign = np.where(scale < 0, -1.0, 1.0)
+    _scale(tensors, f"output_blocks.{levels - 1}.model.3", np.abs(scale), 0)
+    _scale(tensors, "last_emb.1", np.abs(scale), sign * shift)
+    tensors["output_conv.weight"] = tensors["output_conv.weight"] * sign[:, None, None]
+
+
+def _scale(tensors: dict[str, np.ndarray], layer: str, scale: Any, shift: Any) -> None:
+    """Has a layer's outputs scaled and shifted, channel by channel."""
+    weight, bias = tensors[f"{layer}.weight"], tensors[f"{layer}.bias"]
+    tensors[f"{layer}.weight"] = weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
+    tensors[f"{layer}.bias"] = bias * scale + shift
 
 
 def _embedding_layers(embedding: Embedding) -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from elsjax.denoisers import Denoiser
 from elsjax.dictionaries import Dictionary, Kind, Part, WindowPart
 from elsjax.kernels import dense, fused, near_far
 from elsjax.kernels.index import Patches, PatchIndex, lay_out, load_index, partition_specs, spread
-from elsjax.pixels import to_float, to_uint8
+from elsjax.pixels import as_pixels
 from elsjax.schedules import CosineSchedule, Schedule
 from elsjax.windows import WindowSchedule
 
@@ -41,7 +41,7 @@ class ScoreMachine(Denoiser):
       kind: "is" (ideal), "es" (equivariant), "ls" (local), "els" (equivariant local) or "bbels"
         (boundary-broken ELS); see `elsjax.dictionaries`.
       images: training images, [N, H, W, C], uint8 or floating point in [-1, 1]. Kept as uint8
-        where that loses nothing, and scaled block by block on the device.
+        where that loses nothing but rounding, and scaled block by block on the device.
       labels: class of each training image, integers [N]; needed to condition on a label.
       schedule: noise schedule.
       window: odd side P of the window, or a `WindowSchedule` for P(t); None for "is" and "es".
@@ -78,21 +78,22 @@ class ScoreMachine(Denoiser):
         tolerance: float | None = None,
         mesh: jax.sharding.Mesh | None = None,
     ) -> None:
-        checks.image_batch("images", images)
+        images = checks.training_images("images", images)
         if memory_budget is not None:
-            checks.positive_int("memory_budget", memory_budget)
+            memory_budget = checks.positive_int("memory_budget", memory_budget)
         if block_size is not None:
-            checks.positive_int("block_size", block_size)
+            block_size = checks.positive_int("block_size", block_size)
         if mesh is not None:
             parallel.check_mesh(mesh)
         if tolerance is not None:
-            checks.in_range("tolerance", tolerance, 0, 1, open_ends=True)
+            tolerance = checks.in_range("tolerance", tolerance, 0, 1, open_ends=True)
         self.kind: Kind = kind
-        height, width, channels = np.shape(images)[1:]
+        height, width, channels = images.shape[1:]
         self.image_shape = (height, width, channels)
         self.schedule = CosineSchedule() if schedule is None else schedule
-        self.window = window
+        checks.instance("schedule", self.schedule, Schedule, "CosineSchedule()")
         self.wrap_patches = wrap_patches
+        self.window = self._checked_window(window)
         self.memory_budget = memory_budget
         self.block_size = block_size
         self.tolerance = tolerance
@@ -100,23 +101,22 @@ class ScoreMachine(Denoiser):
         self._indices: dict[str, PatchIndex] = {}
         self._patches: dict[str, Patches] = {}
         self._class_ranges: dict[int, tuple[int, int]] | None = None
-        for side in window.windows if isinstance(window, WindowSchedule) else (window,):
-            Dictionary(kind, self.image_shape, side, wrap_patches)
-        images = _as_pixels(images)
-        if tolerance is not None and images.dtype != np.uint8:
+        pixels = as_pixels(images)
+        if tolerance is not None and pixels.dtype != np.uint8:
             raise ValueError(
                 f"tolerance={tolerance} needs images of 8 bits, but images has values between"
             )
         if labels is not None:
-            images, self._class_ranges = _sorted_by_class(images, labels)
+            labels = checks.class_labels("labels", labels, len(images))
+            pixels, self._class_ranges = _sorted_by_class(pixels, labels)
         self._num_images = len(images)
-        self._mean_pixel = jnp.asarray(_mean_pixel(images), jnp.result_type(float))
+        self._mean_pixel = jnp.asarray(_mean_pixel(pixels), jnp.result_type(float))
         if mesh is None:
-            self._images = jnp.asarray(images)
+            self._images = jnp.asarray(pixels)
         elif tolerance is not None:  # patches are looked up in any image
-            self._images = jax.device_put(images, jax.NamedSharding(mesh, jax.P()))
+            self._images = jax.device_put(pixels, jax.NamedSharding(mesh, jax.P()))
         else:
-            dealt = parallel.deal(images, mesh.shape[parallel.DATA])
+            dealt = parallel.deal(pixels, mesh.shape[parallel.DATA])
             self._images = jax.device_put(dealt, jax.NamedSharding(mesh, jax.P(parallel.DATA)))
 
     @property
@@ -150,11 +150,17 @@ class ScoreMachine(Denoiser):
         Raises:
           ValueError: if the window does not suit the kind.
         """
-        for side in window.windows if isinstance(window, WindowSchedule) else (window,):
-            Dictionary(self.kind, self.image_shape, side, self.wrap_patches)
         machine = copy.copy(self)
-        machine.window = window
+        machine.window = self._checked_window(window)
         return machine
+
+    def _checked_window(self, window: int | WindowSchedule | None) -> int | WindowSchedule | None:
+        """The window; raises ValueError if it does not suit the kind and the images."""
+        if isinstance(window, WindowSchedule):
+            for side in window.windows:
+                Dictionary(self.kind, self.image_shape, side, self.wrap_patches)
+            return window
+        return Dictionary(self.kind, self.image_shape, window, self.wrap_patches).window
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]:
         """Training images, their mean pixel and indices are leaves; everything else is static."""
@@ -177,8 +183,6 @@ class ScoreMachine(Denoiser):
             return
         if self._class_ranges is None:
             raise ValueError(f"label={label} needs labelled data, but labels=None was given")
-        if np.shape(label) not in ((), (batch,)):
-            raise ValueError(f"label has shape {list(np.shape(label))}; expected [] or [{batch}]")
         values = checks.host_values(label)
         unknown = [] if values is None else sorted(set(values.ravel().tolist()) - set(self.labels))
         if unknown:
@@ -196,9 +200,7 @@ class ScoreMachine(Denoiser):
         if self.tolerance is None:
             x0 = self.denoise(x, t, label)
             return x0, jnp.zeros(x0.shape[:3], x0.dtype)
-        self.check(x, label)
-        checks.times("t", t, np.shape(x)[0])
-        return self._approximate(jnp.asarray(x, jnp.result_type(float)), t, label)
+        return self._approximate(*self._checked(x, t, label))
 
     def _approximate(
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
@@ -237,8 +239,8 @@ class ScoreMachine(Denoiser):
         alpha, sigma = (
             jnp.broadcast_to(jnp.asarray(level, x.dtype), x.shape[:1]) for level in self.schedule(t)
         )
-        with jax.ensure_compile_time_eval():
-            some_noise = bool(self.schedule(t)[1] > 0)
+        levels = self.schedule.on_host(t)
+        some_noise = levels is not None and bool(levels[1] > 0)
         x, alpha, sigma, ranges = self._place(x, alpha, sigma, jnp.asarray(bounds))
         blocks = tuple(self._blocks(part, x, ranges) for part in dictionary.parts)
         mean, error = _approximate_mean(
@@ -319,8 +321,7 @@ class ScoreMachine(Denoiser):
         dictionary = Dictionary(self.kind, self.image_shape, window, self.wrap_patches)
         ranges = None
         if label is not None and self._class_ranges is not None:
-            bounds = jnp.asarray(list(self._class_ranges.values()))
-            ranges = bounds[jnp.searchsorted(jnp.asarray(self.labels), jnp.asarray(label))]
+            ranges = self._ranges(jnp.asarray(label, jnp.int32))
         count = x.shape[0]
         x, alpha, sigma, ranges = self._place(x, alpha, sigma, ranges)
         blocks = tuple(self._blocks(part, x, ranges) for part in dictionary.parts)
@@ -337,6 +338,13 @@ class ScoreMachine(Denoiser):
             ranges,
         )
         return mean[:count]
+
+    def _ranges(self, label: Int[Array, "*b"]) -> Int[Array, "*b 2"]:
+        """The range of each label's images: none, so that the mean is NaN, if it is not known."""
+        ranges = self._class_ranges or {}
+        labels, bounds = jnp.asarray(list(ranges), jnp.int32), jnp.asarray(list(ranges.values()))
+        place = jnp.minimum(jnp.searchsorted(labels, label), len(labels) - 1)
+        return jnp.where((labels[place] == label)[..., None], bounds[place], 0)
 
     def _place(
         self, x: Array, alpha: Array, sigma: Array, ranges: Array | None
@@ -534,15 +542,6 @@ def _put_together(parts: tuple[Part, ...], painted: list[Array]) -> Array:
     return jnp.concatenate(painted, axis=1)[:, order]
 
 
-def _as_pixels(images: ArrayLike) -> np.ndarray:
-    """Training images as uint8 where that loses nothing, else in floating point."""
-    images = np.asarray(images)
-    if images.dtype == np.uint8:
-        return images
-    pixels = to_uint8(images)
-    return pixels if np.array_equal(to_float(pixels), images) else images
-
-
 def _mean_pixel(images: np.ndarray) -> np.ndarray:
     """Mean over images and places, [C], scaled, in float64."""
     mean = images.mean(axis=(0, 1, 2), dtype=np.float64)
@@ -550,15 +549,9 @@ def _mean_pixel(images: np.ndarray) -> np.ndarray:
 
 
 def _sorted_by_class(
-    images: np.ndarray, labels: ArrayLike
+    images: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
     """Images sorted by class, and the range [start, stop) of each class."""
-    labels = np.asarray(labels)
-    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"labels has shape {list(labels.shape)} and dtype {labels.dtype}; expected integers "
-            f"[{images.shape[0]}], one for each image"
-        )
     classes, counts = np.unique(labels, return_counts=True)
     stops = np.cumsum(counts)
     ranges = {

@@ -6,8 +6,11 @@ Along "sample" each device takes a share of the noisy images, and nothing crosse
 """
 
 import contextlib
+import itertools
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 import jax
 import numpy as np
@@ -18,14 +21,56 @@ DATA, SAMPLE = "data", "sample"
 
 
 def use_all_cores() -> None:
-    """Makes each core of a CPU a device of its own, where JAX has not started yet.
+    """Makes each usable core of a CPU a device of its own, where JAX has not started yet.
 
     Devices with a thread each are faster than one with as many threads: nearly twice in training,
     up to a third for machines, whose matrix products use all threads of a device anyway.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores or 1)
+        jax.config.update("jax_num_cpu_devices", usable_cores())
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """How many cores of the CPU this process may use: by its affinity, and by a container's quota.
+
+    Args:
+      root: where /proc and /sys lie.
+
+    Returns:
+      The number of cores, at least 1; a part of a core counts as one.
+    """
+    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on
+        cores = os.process_cpu_count()
+    elif hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count()
+    return max(1, min([cores or 1, *map(math.ceil, _cpu_quotas(root))]))
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """Quotas of CPU time, in cores, of the control groups around this process (Linux)."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        _, controllers, name = [*line.split(":", 2), "none", "/"][:3]
+        if controllers == "":  # version 2
+            mounts, files = [""], ["cpu.max"]
+        elif "cpu" in controllers.split(","):
+            mounts, files = ["cpu", "cpu,cpuacct"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        else:
+            continue
+        # A container sees a part of the tree, though its group's name may be that in the whole.
+        group = PurePosixPath(name.lstrip("/"))
+        for mount, around in itertools.product(mounts, (group, *group.parents)):
+            folder = root / "sys/fs/cgroup" / mount / around
+            with contextlib.suppress(OSError, ValueError):  # "max" is no number, and no quota
+                words = " ".join((folder / file).read_text() for file in files).split()
+                quota, period = map(float, words)
+                if quota > 0 and period > 0:  # -1 is none
+                    yield quota / period
 
 
 def make_mesh(
@@ -43,13 +88,15 @@ def make_mesh(
       A mesh of data × sample devices.
 
     Raises:
-      ValueError: if there are fewer devices than that.
+      ValueError: if an argument is not as described, or there are fewer devices than that.
     """
+    if not isinstance(devices, Iterable | None):
+        raise ValueError(f"devices={devices!r} must be a sequence of devices")
     devices = jax.devices() if devices is None else list(devices)
-    checks.positive_int("sample", sample)
-    if data is None:
-        data = max(1, len(devices) // sample)
-    checks.positive_int("data", data)
+    for device in devices:
+        checks.instance("devices", device, jax.Device, "those of jax.devices()")
+    sample = checks.positive_int("sample", sample)
+    data = max(1, len(devices) // sample) if data is None else checks.positive_int("data", data)
     if data * sample > len(devices):
         raise ValueError(
             f"data={data} × sample={sample} needs {data * sample} devices; there are {len(devices)}"
@@ -61,11 +108,17 @@ def make_mesh(
 
 
 def check_mesh(mesh: jax.sharding.Mesh) -> None:
-    """Raises ValueError unless a mesh has the axes of `make_mesh`."""
+    """Raises ValueError unless a mesh has the axes of `make_mesh`, their types included."""
+    checks.instance("mesh", mesh, jax.sharding.Mesh, "elsjax.make_mesh()")
     if tuple(mesh.axis_names) != (DATA, SAMPLE):
         raise ValueError(
             f"mesh has the axes {tuple(mesh.axis_names)}; expected {(DATA, SAMPLE)}, "
             "as elsjax.make_mesh gives them"
+        )
+    if set(mesh.axis_types) != {jax.sharding.AxisType.Auto}:
+        raise ValueError(
+            f"mesh has the axis types {tuple(map(str, mesh.axis_types))}; expected Auto, as "
+            "elsjax.make_mesh gives them"
         )
 
 

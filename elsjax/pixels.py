@@ -1,28 +1,31 @@
-"""The one scale between stored pixels and images: uint8 0..255 <-> float32 -1..1.
+"""The one scale between stored pixels and images: uint8 0..255 <-> floating point -1..1.
 
-Datasets and machines keep uint8 and scale block by block on the device. The scale is always
-evaluated in float32, whatever the precision of what follows, so a uint8 image and its float32
-copy are the same image to the last bit.
+Datasets and machines keep uint8 and scale block by block on the device, in the precision of what
+follows. Images whose values are those of 8 bits, in whatever precision and by whatever formula they
+were scaled, are kept as uint8 too: so they are the same images to the last bit.
 """
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 
-def to_float(pixels: Any) -> Any:
-    """Scales uint8 pixels to float32 in [-1, 1]: `p / 127.5 - 1`.
+def to_float(pixels: Any, dtype: Any = None) -> Any:
+    """Scales uint8 pixels to [-1, 1]: `p / 127.5 - 1`.
 
     Args:
       pixels: uint8 array of any shape, NumPy or JAX (traced or not). A floating-point array is
-        taken to be scaled already and returned as it is.
+        taken to be scaled already.
+      dtype: of the result; None for float32, or that of a floating-point array.
 
     Returns:
-      A float32 array of the same kind and shape.
+      A floating-point array of the same kind and shape.
     """
     if pixels.dtype != np.uint8:
-        return pixels
-    return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+        return pixels if dtype is None else pixels.astype(dtype)
+    number = np.dtype(np.float32 if dtype is None else dtype).type
+    return pixels.astype(number) / number(127.5) - number(1.0)
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
@@ -34,4 +37,28 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     Returns:
       A uint8 array of the same shape.
     """
-    return np.clip(np.rint((np.asarray(images) + 1.0) * 127.5), 0, 255).astype(np.uint8)
+    images = images.astype(np.promote_types(images.dtype, np.float32), copy=False)
+    return np.clip(np.rint((images + 1.0) * 127.5), 0, 255).astype(np.uint8)
+
+
+def as_pixels(images: np.ndarray) -> np.ndarray:
+    """Images in [-1, 1] as uint8 where their values are those of 8 bits, but for rounding.
+
+    Whatever the formula that scaled them, they are then within three roundings, of the precision in
+    which machines compute, of `to_float`'s values. In float64 those that `to_float` scaled in
+    float32 count too; others keep what they say beyond float32.
+
+    Args:
+      images: uint8 or floating-point NumPy array of any shape.
+
+    Returns:
+      A uint8 array of the same shape, or the images as they are.
+    """
+    if images.dtype == np.uint8:
+        return images
+    pixels = to_uint8(images)
+    rounding = 1.5 * jnp.finfo(jnp.result_type(float)).eps
+    apart = np.abs(to_float(pixels, np.float64) - images)
+    if apart.max() <= rounding or np.array_equal(to_float(pixels), images):
+        return pixels
+    return images

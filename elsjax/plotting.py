@@ -1,11 +1,24 @@
-"""Pictures of what the machines do, as matplotlib figures."""
+"""Pictures of what the machines do, as matplotlib figures.
 
-from collections.abc import Mapping, Sequence
+Images of one channel are grey, of three red, green and blue; of any other number, the mean over the
+channels is shown in grey. NaN is black, as -1 is. Undefined values (NaN) of a curve or scatter plot
+are left out.
+"""
+
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from elsjax.heldout import HeldoutCurve
+
+_TITLE_LENGTH = 24
+_LABEL_LENGTH = 40
+_LARGEST_SIDE = 2**15  # of a figure, in pixels; matplotlib draws no more than twice as many
 
 
 def sample_figure(
@@ -16,23 +29,29 @@ def sample_figure(
 
     Args:
       columns: (title, images [B, H, W, C] in [-1, 1]) for each column; values outside are clipped.
-      captions: for each row, a line below each of its images; "" for none.
+      captions: for each row, a line below each of its images; "" for none. Captions and titles of
+        more than 24 characters are cut.
 
     Returns:
       The figure; `figure.savefig(path)` writes it.
+
+    Raises:
+      ValueError: if there are no images.
     """
-    num_rows = len(columns[0][1])
-    figure = Figure(figsize=(1.15 * len(columns) + 0.1, 1.25 * num_rows + 0.35), dpi=150)
+    _not_empty("columns", [image for _, images in columns for image in images])
+    num_rows = max(len(images) for _, images in columns)
+    figure = _figure(1.15 * len(columns) + 0.1, 1.25 * num_rows + 0.35, dpi=150)
     axes = figure.subplots(num_rows, len(columns), squeeze=False)
     for column, (title, images) in enumerate(columns):
-        axes[0, column].set_title(title, fontsize=8)
+        axes[0, column].set_title(_cut(title, _TITLE_LENGTH), fontsize=8, parse_math=False)
         for row, image in enumerate(images):
             ax = axes[row, column]
-            ax.imshow(np.clip((image + 1) / 2, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+            _show(ax, image)
             ax.set_xticks([])
             ax.set_yticks([])
             if captions is not None:
-                ax.set_xlabel(captions[row][column], fontsize=6, labelpad=2)
+                caption = _cut(captions[row][column], _TITLE_LENGTH)
+                ax.set_xlabel(caption, fontsize=6, labelpad=2, parse_math=False)
     figure.tight_layout(pad=0.4)
     return figure
 
@@ -46,38 +65,54 @@ def grid_figure(images: Float[np.ndarray, "b h w c"], num_columns: int = 8) -> F
 
     Returns:
       The figure.
+
+    Raises:
+      ValueError: if there are no images.
     """
+    _not_empty("images", images)
     num_rows = -(-len(images) // num_columns)
-    figure = Figure(figsize=(num_columns, num_rows), dpi=100)
+    figure = _figure(num_columns, num_rows, dpi=100)
     axes = figure.subplots(num_rows, num_columns, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
     for ax, image in zip(axes.flat, images, strict=False):
-        ax.imshow(np.clip((image + 1) / 2, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+        _show(ax, image)
     figure.tight_layout(pad=0.2)
     return figure
 
 
-def loss_figure(losses: Float[np.ndarray, " steps"]) -> Figure:
+def loss_figure(losses: Float[np.ndarray, " steps"], heldout: HeldoutCurve | None = None) -> Figure:
     """The loss of each step of training, and its mean over the steps around it.
 
     Args:
-      losses: mean squared error of the predicted noise at each step.
+      losses: of each step.
+      heldout: held-out errors, drawn beside the loss, a line for each time.
 
     Returns:
-      The figure.
+      The figure, logarithmic where a loss is positive.
     """
-    figure = Figure(figsize=(6, 4), dpi=100)
-    ax = figure.subplots()
-    ax.semilogy(np.arange(1, len(losses) + 1), losses, color="0.8", linewidth=0.5)
+    figure = Figure(figsize=(6, 4) if heldout is None else (11, 4), dpi=100, layout="constrained")
+    ax, *rest = figure.subplots(1, 1 if heldout is None else 2, squeeze=False)[0]
+    ax.plot(np.arange(1, len(losses) + 1), losses, color="0.8", linewidth=0.5)
     width = max(1, len(losses) // 50)
     steps = np.arange(len(losses) // width) * width
     means = losses[: len(steps) * width].reshape(-1, width).mean(1)
-    ax.semilogy(steps + (width + 1) / 2, means, color="C0")
-    ax.set_xlabel("step")
-    ax.set_ylabel("mean squared error of the noise")
-    figure.tight_layout()
+    ax.plot(steps + (width + 1) / 2, means, color="C0")
+    if np.any(np.asarray(losses) > 0):
+        ax.set_yscale("log")
+    ax.set(xlabel="step", ylabel="loss")
+    if heldout is not None:
+        _draw_heldout(rest[0], heldout)
     return figure
+
+
+def _draw_heldout(ax: Axes, heldout: HeldoutCurve) -> None:
+    colors = colormaps["viridis"](1 - heldout.times)
+    for t, errors, color in zip(heldout.times, heldout.relative.T, colors, strict=True):
+        ax.plot(heldout.steps, errors, "o-", markersize=2, color=color, label=f"t = {t:g}")
+    ax.axhline(1, color="0.5", linewidth=1, linestyle=":")
+    ax.set(xlabel="step", ylabel="held-out error of x0 / that of the Wiener filter", yscale="log")
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def timing_figure(rows: Sequence[Mapping[str, Any]], options: Sequence[str]) -> Figure:
@@ -89,7 +124,11 @@ def timing_figure(rows: Sequence[Mapping[str, Any]], options: Sequence[str]) -> 
 
     Returns:
       The figure.
+
+    Raises:
+      ValueError: if there are no rows.
     """
+    _not_empty("rows", rows)
     values = {name: {row[name] for row in rows if row[name] is not None} for name in options}
     numeric = [name for name in options if not any(isinstance(v, str) for v in values[name])]
     across = max(numeric, key=lambda name: len(values[name]))
@@ -108,7 +147,7 @@ def timing_figure(rows: Sequence[Mapping[str, Any]], options: Sequence[str]) -> 
     ax.set(xlabel=across.replace("_", " "), ylabel="seconds", yscale="log")
     if across != "window":
         ax.set_xscale("log", base=2)
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    _legend(ax, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -125,14 +164,15 @@ def scatter_figure(
     Returns:
       The figure; above the diagonal a machine is better than the baseline.
     """
+    points = {machine: np.where(np.isnan(baseline), np.nan, v) for machine, v in points.items()}
     figure = Figure(figsize=(4.5, 4), dpi=120, layout="constrained")
     ax = figure.subplots()
     for machine, values in points.items():
         ax.scatter(baseline, values, s=18, label=machine, alpha=0.8)
-    lowest = min(0.0, float(np.min([baseline, *points.values()])))
+    lowest = np.nanmin(np.concatenate([[0.0], baseline, *points.values()]))
     ax.plot([lowest, 1], [lowest, 1], color="0.7", linewidth=1, zorder=0)
     ax.set(xlabel=f"Pearson r of {name} with the network", ylabel="Pearson r with the network")
-    ax.legend()
+    _legend(ax)
     return figure
 
 
@@ -147,17 +187,20 @@ def agreement_figure(
         where there is none.
 
     Returns:
-      The figure: medians, and the range from the first to the third quartile.
+      The figure: medians, and the range from the first to the third quartile, over the samples
+      that have a correlation at that step.
     """
     figure = Figure(figsize=(5.5, 4), dpi=120, layout="constrained")
     ax = figure.subplots()
     for number, (machine, values) in enumerate(lines.items()):
-        there = ~np.isnan(values).any(1)
-        low, median, high = np.quantile(values[there], [0.25, 0.5, 0.75], axis=1)
+        there = ~np.isnan(values).all(1)
+        if not there.any():
+            continue
+        low, median, high = np.nanquantile(values[there], [0.25, 0.5, 0.75], axis=1)
         ax.plot(times[there], median, "o-", markersize=3, color=f"C{number}", label=machine)
         ax.fill_between(times[there], low, high, color=f"C{number}", alpha=0.15, linewidth=0)
     ax.set(xlabel="time t", ylabel="Pearson r of E[x0 | x_t] with the network's", xlim=(1, 0))
-    ax.legend()
+    _legend(ax)
     return figure
 
 
@@ -185,7 +228,35 @@ def calibration_figure(
     mesh = ax.pcolormesh(times, windows, lost.T, cmap="gray_r", shading="nearest")
     figure.colorbar(mesh, label="log10 of the loss in cosine similarity")
     for name, sides in lines.items():
-        ax.plot(times, sides, "o-", markersize=3, label=name)
+        ax.plot(times, sides, "o-", markersize=3, label=_cut(name, _LABEL_LENGTH))
     ax.set(xlabel="time t", ylabel="window P")
-    ax.legend(loc="upper left")
+    _legend(ax, loc="upper left")
     return figure
+
+
+def _not_empty(name: str, images: Sized) -> None:
+    """Raises ValueError if there is nothing to be seen."""
+    if len(images) == 0:
+        raise ValueError(f"{name} is empty; there is nothing to show")
+
+
+def _figure(width: float, height: float, dpi: float) -> Figure:
+    """A figure of a size in inches, of fewer dots an inch where it would be too large to draw."""
+    return Figure(figsize=(width, height), dpi=min(dpi, _LARGEST_SIDE / max(width, height)))
+
+
+def _show(ax: Axes, image: Float[np.ndarray, "h w c"]) -> None:
+    """Draws an image; see the module's docstring."""
+    shown = np.clip((np.nan_to_num(image, nan=-1) + 1) / 2, 0, 1)
+    ax.imshow(shown if shown.shape[2] == 3 else shown.mean(2), cmap="gray", vmin=0, vmax=1)
+
+
+def _legend(ax: Axes, **options: Any) -> None:
+    """A legend, where there is anything to tell apart."""
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(**options)
+
+
+def _cut(text: str, length: int) -> str:
+    """A text, or as much of it as fits."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"

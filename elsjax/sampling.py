@@ -24,7 +24,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from elsjax import checks
-from elsjax.denoisers import Denoiser, noise_from_x0, per_image
+from elsjax.denoisers import LEAST_SIGNAL, Denoiser, check_signal, noise_from_x0, per_image
+from elsjax.schedules import Schedule
 
 Solver = Literal["ddim", "heun", "ancestral"]
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
@@ -67,6 +68,8 @@ class Trajectory:
 
 def sample_keys(key: Key[Array, ""], num_samples: int) -> Key[Array, " b"]:
     """A key for each sample; that of sample b depends on key and b only, not on num_samples."""
+    checks.key("key", key, ())
+    num_samples = checks.positive_int("num_samples", num_samples)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_samples))
 
 
@@ -74,6 +77,9 @@ def initial_noise(
     key: Key[Array, ""], num_samples: int, image_shape: tuple[int, int, int]
 ) -> Float[Array, "b h w c"]:
     """Standard normal noise x_1; sample b depends on the key and b only, not on num_samples.
+
+    Drawn in float32 whatever the precision it is used in, as all that is random here: it belongs to
+    the seed.
 
     Args:
       key: typed key, `jax.random.key(seed)`.
@@ -84,17 +90,17 @@ def initial_noise(
       Noise, [B, H, W, C].
 
     Raises:
-      ValueError: if num_samples is not a positive integer.
+      ValueError: if an argument is not as described.
     """
-    checks.positive_int("num_samples", num_samples)
+    shape = checks.image_shape("image_shape", image_shape)
     keys = sample_keys(key, num_samples)
-    return jax.vmap(lambda k: jax.random.normal(k, image_shape))(keys)
+    return _normal(keys, shape)
 
 
 def sample(
     denoiser: Denoiser,
     noise: Float[ArrayLike, "b h w c"],
-    num_steps: int = 20,
+    num_steps: int | None = None,
     label: ArrayLike | None = None,
     solver: Solver = "ddim",
     key: Key[Array, "..."] | None = None,
@@ -108,7 +114,8 @@ def sample(
       denoiser: a `ScoreMachine`, a network, or any other `Denoiser`.
       noise: x at the first time, usually standard normal, [B, H, W, C]. Sample b depends on
         noise[b] only (and on its key, for "ancestral").
-      num_steps: number of steps of the uniform time grid from 1 to 0.
+      num_steps: number of steps of the uniform time grid from 1 to 0; None for 20, or as many as
+        times has.
       label: class to condition on, integer or [B]; None for unconditional.
       solver: "ddim", "heun" or "ancestral"; see the module's docstring.
       key: typed key, needed by "ancestral" and used by it only: one for the batch, from which
@@ -120,7 +127,8 @@ def sample(
       Images at the last time, [B, H, W, C], or a `Trajectory`.
 
     Raises:
-      ValueError: if an argument is not as described, or the denoiser refuses noise or label.
+      ValueError: if an argument is not as described, or the denoiser refuses noise, label or the
+        first time.
     """
     steps = reverse_process(denoiser, noise, num_steps, label, solver, key, times=times)
     if not return_trajectory:
@@ -130,7 +138,10 @@ def sample(
     taken = list(steps)
     return Trajectory(
         times=jnp.asarray([taken[0].t] + [step.s for step in taken]),
-        x=jnp.stack([jnp.asarray(noise, taken[0].x.dtype)] + [step.x for step in taken]),
+        x=jnp.stack(
+            [jnp.asarray(checks.array("noise", noise), taken[0].x.dtype)]
+            + [step.x for step in taken]
+        ),
         x0=jnp.stack([step.x0 for step in taken]),
     )
 
@@ -138,7 +149,7 @@ def sample(
 def reverse_process(
     denoiser: Denoiser,
     noise: Float[ArrayLike, "b h w c"],
-    num_steps: int = 20,
+    num_steps: int | None = None,
     label: ArrayLike | None = None,
     solver: Solver = "ddim",
     key: Key[Array, "..."] | None = None,
@@ -166,18 +177,19 @@ def reverse_process(
     Raises:
       ValueError: as `sample`, or if first_step is not a step of the grid.
     """
+    checks.instance("denoiser", denoiser, Denoiser, "a ScoreMachine or a network")
     checks.one_of("solver", solver, SOLVERS)
-    denoiser.check(noise, label)
-    grid = _time_grid(num_steps, times)
-    if not 0 <= first_step < len(grid) - 1:
-        raise ValueError(f"first_step={first_step} must be one of the {len(grid) - 1} steps")
-    x = jnp.asarray(noise, jnp.result_type(float))
+    grid = _time_grid(denoiser.schedule, num_steps, times)
+    first_step = checks.integer("first_step", first_step, 0, len(grid) - 2)
+    denoiser.check(noise, label, grid[first_step])
+    if solver == "heun":
+        check_signal(denoiser.schedule, grid[first_step], LEAST_SIGNAL)
+    x = jnp.asarray(checks.array("noise", noise), jnp.result_type(float))
+    if key is None and solver == "ancestral":
+        raise ValueError("key=None: solver='ancestral' needs one, such as jax.random.key(0)")
     keys = None
-    if solver == "ancestral":
-        if key is None:
-            raise ValueError("key=None: solver='ancestral' needs one, such as jax.random.key(0)")
-        if key.shape not in ((), x.shape[:1]):
-            raise ValueError(f"key has shape {list(key.shape)}; expected [] or [{x.shape[0]}]")
+    if key is not None:
+        checks.key("key", key, (), x.shape[:1])
         keys = sample_keys(key, x.shape[0]) if key.ndim == 0 else key
     return _steps(denoiser, x, grid, first_step, label, solver, keys)
 
@@ -225,10 +237,12 @@ def _ddim(x: Array, x0: Array, levels: _Levels) -> Array:
 @jax.jit
 def _ancestral(x: Array, x0: Array, levels: _Levels, keys: Array, index: int) -> Array:
     alpha, sigma, next_alpha, next_sigma = map(per_image, levels)
-    # alpha_t² / alpha_s² <= 1 and eta <= sigma_s hold exactly but for rounding.
-    fresh = next_sigma / sigma * jnp.sqrt(jnp.maximum(1 - (alpha / next_alpha) ** 2, 0))
+    # Where even alpha_s is 0 no signal is left to keep. alpha_t² / alpha_s² <= 1 and eta <= sigma_s
+    # hold exactly but for rounding.
+    ratio = alpha / jnp.where(next_alpha > 0, next_alpha, 1)
+    fresh = next_sigma / sigma * jnp.sqrt(jnp.maximum(1 - ratio**2, 0))
     kept = jnp.sqrt(jnp.maximum(next_sigma**2 - fresh**2, 0))
-    z = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), x.shape[1:]))(keys)
+    z = _normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index), x.shape[1:])
     return next_alpha * x0 + kept * noise_from_x0(x, x0, alpha, sigma) + fresh * z
 
 
@@ -240,12 +254,29 @@ def _heun(x: Array, x0: Array, trial: Array, trial_x0: Array, levels: _Levels) -
     return next_alpha * (x / alpha + (next_sigma / next_alpha - sigma / alpha) * slope)
 
 
-def _time_grid(num_steps: int, times: ArrayLike | None) -> np.ndarray:
+def _normal(keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array, "b ..."]:
+    """A standard normal draw for each key: the same in every precision."""
+    draws = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+    return draws.astype(jnp.result_type(float))
+
+
+def _time_grid(schedule: Schedule, num_steps: int | None, times: ArrayLike | None) -> np.ndarray:
+    """Times of the states; noise is left at all but the last."""
+    if num_steps is not None:
+        num_steps = checks.positive_int("num_steps", num_steps)
     if times is None:
-        checks.positive_int("num_steps", num_steps)
+        num_steps = num_steps or 20
         return np.arange(num_steps, -1, -1) / num_steps
-    grid = np.asarray(times, np.float64)
+    grid = checks.array("times", times)
+    if isinstance(grid, jax.core.Tracer) or not checks.is_real(grid):
+        raise ValueError(f"times={times!r} must be numbers, known before the computation")
+    grid = np.asarray(grid, np.float64)
     falls = grid.ndim == 1 and grid.size >= 2 and (np.diff(grid) < 0).all()
     if not (falls and grid[0] <= 1 and grid[-1] >= 0):
         raise ValueError(f"times={times} must be at least two times in [0, 1], falling")
+    if num_steps not in (None, grid.size - 1):
+        raise ValueError(f"num_steps={num_steps}, but times has {grid.size - 1} steps: give one")
+    levels = schedule.on_host(grid[:-1])
+    if levels is not None and (levels[1] == 0).any():
+        raise ValueError(f"times={times}: no noise is left at t = {grid[:-1][levels[1] == 0][0]:g}")
     return grid

@@ -9,6 +9,7 @@ import abc
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
@@ -30,6 +31,24 @@ class Schedule(abc.ABC):
           `(alpha, sigma)`, each of the shape of t, with alpha² + sigma² = 1.
         """
 
+    def on_host(self, t: ArrayLike) -> tuple[np.ndarray, np.ndarray] | None:
+        """The levels as NumPy arrays, computed on the CPU; None where t is not on the host.
+
+        So what depends on them is the same on every device, and waits for none.
+        """
+        times = checks.host_values(t)
+        if times is None:
+            return None
+        try:
+            device = jax.local_devices(backend="cpu")[0]
+        except RuntimeError:  # JAX was started without its CPU
+            device = None
+        with jax.ensure_compile_time_eval(), jax.default_device(device):
+            alpha, sigma = self(times)
+        if isinstance(alpha, jax.core.Tracer):  # inside `jax.shard_map`
+            return None
+        return np.asarray(alpha), np.asarray(sigma)
+
 
 @dataclasses.dataclass(frozen=True)
 class CosineSchedule(Schedule):
@@ -49,12 +68,13 @@ class CosineSchedule(Schedule):
     offset: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.in_range("offset", self.offset, 0.0, 0.008)
+        _set(self, offset=checks.in_range("offset", self.offset, 0.0, 0.008))
 
     def __call__(self, t: ArrayLike) -> tuple[Float[Array, "*t"], Float[Array, "*t"]]:
         """See `Schedule.__call__`."""
         angle = (jnp.asarray(t, jnp.result_type(float)) + self.offset) * (math.pi / 2 / 1.008)
-        return jnp.cos(angle), jnp.sin(angle)
+        # At t = 1 with the largest offset the cosine is 0, or a rounding error below.
+        return jnp.maximum(jnp.cos(angle), 0), jnp.sin(angle)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +97,10 @@ class LinearBetaSchedule(Schedule):
     num_steps: int = 1000
 
     def __post_init__(self) -> None:
-        checks.positive_int("num_steps", self.num_steps)
+        _set(self, num_steps=checks.positive_int("num_steps", self.num_steps))
         for name in ("beta_first", "beta_last"):
-            checks.in_range(name, getattr(self, name), 0.0, 1.0, open_ends=True)
+            beta = checks.in_range(name, getattr(self, name), 0.0, 1.0, open_ends=True)
+            _set(self, **{name: beta})
 
     def __call__(self, t: ArrayLike) -> tuple[Float[Array, "*t"], Float[Array, "*t"]]:
         """See `Schedule.__call__`."""
@@ -105,11 +126,18 @@ class ExponentialSchedule(Schedule):
     horizon: float = 5.0
 
     def __post_init__(self) -> None:
-        checks.in_range("horizon", self.horizon, 0.0, math.inf, open_ends=True)
+        horizon = checks.in_range("horizon", self.horizon, 0.0, math.inf, open_ends=True)
+        _set(self, horizon=horizon)
 
     def __call__(self, t: ArrayLike) -> tuple[Float[Array, "*t"], Float[Array, "*t"]]:
         """See `Schedule.__call__`."""
         return _from_log_alpha(-self.horizon * jnp.asarray(t, jnp.result_type(float)))
+
+
+def _set(schedule: Schedule, **fields: float) -> None:
+    """Keeps Python numbers, whatever numbers were given: they are hashed, and written as JSON."""
+    for name, value in fields.items():
+        object.__setattr__(schedule, name, value)
 
 
 def _from_log_alpha(log_alpha: Array) -> tuple[Array, Array]:

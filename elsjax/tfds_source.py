@@ -1,9 +1,8 @@
 """Data sets of TensorFlow Datasets (TFDS), read without TensorFlow.
 
 A set has to be prepared as array_record under `<data_dir>/<name>/<version>`. What is there is known
-from its `dataset_info.json` alone. A whole split is decoded once and cached, uncompressed, as
-`<data_dir>/elsjax/<name>-<version>-<split>[-<size>x<size>].npz`, or in the user's cache directory
-where data_dir is read-only. TFDS itself is imported only to decode or to prepare.
+from its `dataset_info.json` alone. A whole split is decoded once and kept, uncompressed, in the
+cache of "datasets". TFDS itself is imported only to decode or to prepare.
 """
 
 import contextlib
@@ -16,17 +15,14 @@ import os
 import tempfile
 import urllib.error
 import urllib.request
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from elsjax import checks
+from elsjax import checks, storage
 from elsjax.image_files import Arrays, Progress, number_to_load, resize
-
-_Decoded = tuple[np.ndarray, np.ndarray | None]  # pixels, labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,21 +82,28 @@ class Prepared:
 
 
 def resolve_data_dir(data_dir: str | os.PathLike[str] | None) -> Path:
-    """The TFDS directory: the argument, else `TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
+    """The TFDS directory: the argument, else `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+
+    Raises:
+      ValueError: if it is no directory.
+    """
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(chosen).expanduser().resolve()
+    path = os.path.realpath(os.path.expanduser(chosen))
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ValueError(f"data_dir={path!r} is a file; expected a directory")
+    return Path(path)
 
 
 def find(name: str, data_dir: Path) -> Prepared | None:
     """The newest version of a data set prepared as array_record under data_dir, None if none is."""
     found = []
     for path in (data_dir / name).glob("*.*.*/dataset_info.json"):
-        # What cannot be understood is not a finished preparation.
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            info = json.loads(path.read_text())
+        # What cannot be understood, for whatever reason, is not a finished preparation.
+        with contextlib.suppress(Exception):
+            info = json.loads(path.read_text(encoding="utf-8"))
             version = tuple(int(part) for part in path.parent.name.split("."))
-            splits = {s["name"]: sum(map(int, s["shardLengths"])) for s in info["splits"]}
-            if info["fileFormat"] == "array_record":
+            splits = {str(s["name"]): sum(map(int, s["shardLengths"])) for s in info["splits"]}
+            if info["fileFormat"] == "array_record" and splits and min(splits.values()) > 0:
                 found.append((version, Prepared(path.parent, splits)))
     return max(found, key=lambda item: item[0])[1] if found else None
 
@@ -141,47 +144,65 @@ def load(
     count = number_to_load(limit, splits[split], f"{name}, split {split!r}")
     prepared = prepared or _prepare(name, data_dir)
 
-    height, width, channels = source.shape
-    if image_size is None or (image_size, image_size) == (height, width):
+    if (image_size, image_size) == source.shape[:2]:
         image_size = None
-    else:
-        height = width = image_size
-    shape = (splits[split], height, width, channels)
-    labelled = source.label_names is not None
-    caches = _cache_paths(name, prepared, split, image_size)
-    for cache in caches:
-        cached = _read_cache(cache, shape, labelled)
-        if cached is not None:
-            pixels, labels = cached
-            return pixels[:count], None if labels is None else labels[:count], source.label_names
-
-    records = _records(prepared, split, count)
-    pixels, labels = _decode(records, (count, *shape[1:]), labelled, image_size, progress)
+    key = _cache_name(prepared, split, image_size)
+    cached = storage.read_cached("datasets", key)
+    if cached is not None:
+        labels = cached.get("labels")
+        return (
+            cached["pixels"][:count],
+            None if labels is None else labels[:count],
+            source.label_names,
+        )
+    pixels, labels = _decode(source, prepared, split, count, image_size, progress)
     if count == splits[split]:
-        _write_cache(next((c for c in caches if _writable(c.parent)), caches[-1]), pixels, labels)
+        arrays = {"pixels": pixels} if labels is None else {"pixels": pixels, "labels": labels}
+        storage.keep("datasets", key, arrays)
     return pixels, labels, source.label_names
 
 
 def _decode(
-    records: Iterator[dict[str, Any]],
-    shape: tuple[int, ...],
-    labelled: bool,
+    source: Source,
+    prepared: Prepared,
+    split: str,
+    count: int,
     image_size: int | None,
     progress: Progress | None,
-) -> _Decoded:
-    pixels = np.empty(shape, np.uint8)
-    labels = np.empty(shape[0], np.int32) if labelled else None
-    for index, record in enumerate(records):
-        image = record["image"]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The first images of a split, and their labels."""
+    height, width, channels = source.shape
+    size = (height, width) if image_size is None else (image_size, image_size)
+    pixels = np.empty((count, *size, channels), np.uint8)
+    names = source.label_names
+    labels = None if names is None else np.empty(count, np.int32)
+    for index, record in enumerate(_records(prepared, split, count)):
+        image, label = np.asarray(record.get("image")), record.get("label", -1)
+        if image.shape != source.shape or image.dtype != np.uint8:
+            raise ValueError(
+                f"{prepared.directory}, split {split!r}: image {index} is {image.dtype} "
+                f"{list(image.shape)}; expected uint8 {list(source.shape)}"
+            )
         pixels[index] = image if image_size is None else resize(image, image_size)
-        if labels is not None:
-            labels[index] = record["label"]
+        if names is not None and labels is not None:
+            if label not in range(len(names)):
+                raise ValueError(
+                    f"{prepared.directory}, split {split!r}: image {index} has label {label}; "
+                    f"expected 0 to {len(names) - 1}"
+                )
+            labels[index] = label
         if progress is not None:
-            progress(index + 1, len(pixels))
+            progress(index + 1, count)
     return pixels, labels
 
 
 def _records(prepared: Prepared, split: str, count: int) -> Iterator[dict[str, Any]]:
+    for library in ("array_record", "tensorflow_datasets"):
+        if importlib.util.find_spec(library) is None:  # TFDS would print a banner instead
+            raise ValueError(
+                f"{prepared.directory} cannot be read without the library {library}, which is not "
+                "installed; there is no array_record for Windows"
+            )
     try:
         import tensorflow_datasets as tfds
 
@@ -194,51 +215,14 @@ def _records(prepared: Prepared, split: str, count: int) -> Iterator[dict[str, A
         ) from error
 
 
-def _cache_paths(
-    name: str, prepared: Prepared, split: str, image_size: int | None
-) -> tuple[Path, Path]:
-    """Where a decoded split is cached: beside the data, or else in the user's cache directory."""
-    data_dir = prepared.directory.parents[1]
-    stem = f"{name}-{prepared.directory.name}-{split}"
+def _cache_name(prepared: Prepared, split: str, image_size: int | None) -> str:
+    """Name of a decoded split; ends in a digest of where it comes from and how long it is."""
+    directory = prepared.directory
+    name = f"{directory.parent.name}-{directory.name}-{split}"
     if image_size is not None:
-        stem += f"-{image_size}x{image_size}"
-    key = hashlib.sha256(str(data_dir).encode()).hexdigest()[:8]
-    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return data_dir / "elsjax" / f"{stem}.npz", user / "elsjax" / f"{stem}-{key}.npz"
-
-
-def _read_cache(path: Path, shape: tuple[int, ...], labelled: bool) -> _Decoded | None:
-    """What is cached, None if that is nothing, or damaged, or not of the expected shape."""
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            # Reading a member verifies its CRC-32.
-            pixels = archive["pixels"]
-            labels = archive["labels"] if labelled else None
-    except Exception:  # damage surfaces as whatever zipfile, zlib or NumPy raise
-        return None
-    if (pixels.dtype, pixels.shape) != (np.uint8, shape):
-        return None
-    if labels is not None and (labels.dtype, labels.shape) != (np.int32, shape[:1]):
-        return None
-    return pixels, labels
-
-
-def _write_cache(path: Path, pixels: np.ndarray, labels: np.ndarray | None) -> None:
-    """Writes the cache whole or not at all; a failure costs a warning, not the data set."""
-    arrays = {"pixels": pixels} if labels is None else {"pixels": pixels, "labels": labels}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        warnings.warn(f"the decoded images could not be cached: {error}", stacklevel=4)
+        name += f"-{image_size}x{image_size}"
+    origin = f"{directory} {prepared.splits[split]}"
+    return f"{name}-{hashlib.sha256(os.fsencode(origin)).hexdigest()[:16]}"
 
 
 def _writable(directory: Path) -> bool:
@@ -267,10 +251,10 @@ def _prepare(name: str, data_dir: Path) -> Prepared:
 
 def _obstacle(name: str, data_dir: Path) -> str | None:
     """Why preparing would fail, found without a long wait; None if nothing speaks against it."""
+    if (data_dir / name).exists():
+        return f"{data_dir / name} exists, but unfinished, damaged or in another format"
     if importlib.util.find_spec("tensorflow") is None:
         return "TFDS needs TensorFlow to prepare data, though not to read it"
-    if (data_dir / name).exists():
-        return f"{data_dir / name} exists, unfinished or in another format"
     if not _writable(data_dir):
         return "data_dir is not writable"
     # TFDS retries a dead connection for three minutes.

@@ -1,312 +1,244 @@
-"""Reads networks that PyTorch saved, without PyTorch and without running what the file says.
+"""Networks and window scales in files that PyTorch saved; see `torch_pickle` for how."""
 
-`torch.save` writes a zip archive: `data.pkl`, a pickle of the saved object, and `data/0`,
-`data/1`, ..., the raw numbers of its tensors. A pickle is a program that may name any function and
-have it called. Here it can name only what is listed below, and each name stands for something
-inert: a module is a bag of attributes, a tensor is a NumPy array. Any other name is refused before
-it is looked up, so nothing is imported and nothing is called.
-"""
-
-import io
-import math
-import pickle
-import pickletools
-import zipfile
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 
-_DTYPES = {
-    "FloatStorage": np.dtype(np.float32),
-    "DoubleStorage": np.dtype(np.float64),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(jnp.bfloat16),
+from elsjax.torch_pickle import Refused, TorchObject, read_torch
+
+_SAFETENSORS = {
+    "BF16": np.dtype(jnp.bfloat16),
+    "BOOL": np.dtype(np.bool_),
+    **{f"F{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
+    **{f"I{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
+    "U8": np.dtype(np.uint8),
 }
-# The classes of the published code, and the modules of PyTorch that they are made of.
-_PUBLISHED = {"DDIM", "EmbeddingModule", "MinimalResNet", "MinimalUNet", "UBlock"}
-_TORCH_MODULES = {
-    "torch.nn.modules.activation": {"ReLU"},
-    "torch.nn.modules.container": {"ModuleList", "Sequential"},
-    "torch.nn.modules.conv": {"Conv2d", "ConvTranspose2d"},
-    "torch.nn.modules.linear": {"Linear"},
-    "torch.nn.modules.normalization": {"GroupNorm"},
-    "torch.nn.modules.pooling": {"MaxPool2d"},
-    "torch.nn.modules.sparse": {"Embedding"},
-}
-_MODULES = {"models": _PUBLISHED, "__main__": _PUBLISHED, **_TORCH_MODULES}
-_RECORDS = {"data.pkl", "version", "byteorder", ".format_version", ".storage_alignment"}
-_RECORDS |= {".data/serialization_id"}
+# The first or last tensor of each kind of network, by which it is found among others.
+_MARKS = {"up_projection.weight": "resnet", "output_conv.weight": "unet"}
 
 
 def load_torch_file(
-    path: str | Path, config: Mapping[str, Any] | None = None
+    path: str | Path, config: Mapping[str, Any] | None = None, key: str | None = None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Reads a published `.pt`: a pickled module of the published code, or a state dict.
+    """Reads a published `.pt`: a pickled module of the published code, a state dict, or a dict.
 
-    Nothing in the file is executed, and PyTorch is not needed.
+    A network is found wherever it stands: in a DDIM or DataParallel, behind prefixes such as
+    `module.`, in a dict beside an optimizer. Nothing in the file is executed, and PyTorch is not
+    needed.
 
     Args:
-      path: the file, as `torch.save` of PyTorch 1.6 or newer writes it.
+      path: the file, as `torch.save` of PyTorch 1.6 or newer writes it; or a state dict in
+        `.safetensors`.
       config: configuration as in `elsjax.from_torch_state_dict`. Needed for a state dict, which
         does not hold its own; else read from the module, and here only checked against it.
+      key: which network of several: where it stands, such as "ema" in `{"model": ..., "ema": ...}`.
 
     Returns:
-      `(config, state_dict)` for `elsjax.from_torch_state_dict`.
+      `(config, state_dict)` for `elsjax.from_torch_state_dict`; the arrays are read-only.
 
     Raises:
-      ValueError: if the file is truncated or altered, names anything but tensors and the modules
-        of the published networks, or holds anything but one network; if a state dict comes
-        without config, or a config contradicts the file.
+      ValueError: if the file is truncated or altered, names anything but tensors, the modules of
+        the published networks and what stands beside them in checkpoints, or holds no network, or
+        several and key names none; if a state dict comes without config, or a config contradicts
+        the file.
       OSError: if the file cannot be opened.
     """
+    if config is not None and not isinstance(config, Mapping):
+        raise ValueError(f"config={config!r} must be a dict")
     content = Path(path).read_bytes()
     try:
-        loaded = _read(content)
-        if isinstance(loaded, _Module):
-            found, state_dict = _from_module(loaded)
+        found = _Contents()
+        if Path(path).suffix == ".safetensors":
+            found.add(_read_safetensors(content))
         else:
-            found, state_dict = None, _from_dict(loaded)
-    except _Refused as error:
+            found.add(read_torch(content))
+        prefix, state_dict = _choose(networks_in(found.tensors), found, key)
+        mode = found.modes.get(prefix)
+        read = None if mode is None else _config(state_dict) | {"mode": mode}
+    except Refused as error:
         raise ValueError(f"{path}: {error}") from error
-    except Exception as error:  # a crafted pickle can fail in as many ways as Python can
-        raise ValueError(
-            f"{path} is no readable network: truncated, altered or not written by torch.save "
-            f"({type(error).__name__}: {error})"
-        ) from error
-    if found is None:
+    except Exception as error:  # tensors of any names and shapes, nested in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"{path}: truncated, altered or no network ({reason})") from error
+    if read is None:
         if config is None:
             raise ValueError(f"{path} holds a state dict only: config is needed beside it")
         return dict(config), state_dict
-    for key, value in (config or {}).items():
-        if key in found and _as_list(value) != found[key]:
-            raise ValueError(f"config[{key!r}]={value!r}, but {path} has {found[key]!r}")
-    return found, state_dict
+    sizes = [size for start, size in found.image_sizes.items() if prefix.startswith(start)]
+    if sizes:
+        read["image_size"] = sizes[-1]
+    for name, value in (config or {}).items():
+        value = list(value) if isinstance(value, tuple | np.ndarray) else value
+        if name in read and value != read[name]:
+            raise ValueError(f"config[{name!r}]={value!r}, but {path} has {read[name]!r}")
+    return read, state_dict
 
 
-class _Refused(Exception):
-    """The file holds what it should not; the message says what."""
+def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
+    """The tensors in a file of safetensors; its own reader of arrays knows no bfloat16."""
+    return {
+        name: np.frombuffer(entry["data"], _SAFETENSORS[entry["dtype"]]).reshape(entry["shape"])
+        for name, entry in safetensors.deserialize(content)
+    }
 
 
-def _read(content: bytes) -> Any:
-    """The object in a file, with stand-ins for all that is not plain data."""
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        raise _Refused("not a file of torch.save: no complete zip archive (truncated?)")
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        infos: dict[str, zipfile.ZipInfo] = {}
-        for info in archive.infolist():
-            name = info.filename.partition("/")[2]
-            if name not in _RECORDS and not name.startswith("data/"):
-                raise _Refused(f"it holds {info.filename!r}, which is no part of a network")
-            if name in infos or info.compress_type != zipfile.ZIP_STORED:
-                raise _Refused(f"it holds {info.filename!r} twice, or compressed")
-            infos[name] = info
-        if "data.pkl" not in infos:
-            raise _Refused("it holds no data.pkl")
-        if sum(info.file_size for info in infos.values()) > len(content):
-            raise _Refused("its records overlap")
-        records = {name: archive.read(info) for name, info in infos.items()}
-    if records.get("byteorder", b"little") != b"little":
-        raise _Refused("its numbers are not little-endian")
-    program = records["data.pkl"]
-    for opcode, argument, _ in pickletools.genops(program):
-        # The unpickler makes room for as many remembered objects as a number in the file says.
-        if "PUT" in opcode.name and int(argument or 0) > len(program):
-            raise _Refused(f"its pickle is altered: it counts to {argument}")
-    stream = io.BytesIO(program)
-    loaded = _Unpickler(stream, records).load()
-    if stream.read():
-        raise _Refused("data.pkl goes on after its end")
-    return loaded
+def read_scales(content: bytes) -> list[Any]:
+    """The numbers in a file of the published calibration, `scales_*.pt`.
 
+    The published code stores a list, or a tensor, of window sides; entry m of n is what it found at
+    t = (m + 1) / n, so low noise comes first, as in `elsjax.WindowSchedule`.
 
-class _Unpickler(pickle.Unpickler):
-    """A pickle machine that knows only the stand-ins of this module."""
+    Args:
+      content: bytes of the file.
 
-    def __init__(self, stream: io.BytesIO, records: Mapping[str, bytes]) -> None:
-        super().__init__(stream)
-        self._records = records
-        self._classes: dict[str, type] = {}
+    Returns:
+      The entries, which may be anything.
 
-    def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name; the name itself is never looked up."""
-        if name in _MODULES.get(module, ()):
-            # A class of this file's own, so that nothing written to it outlives the reading.
-            return self._classes.setdefault(name, type(name, (_Module,), {}))
-        if module == "torch" and name in _DTYPES:
-            return _StorageType(_DTYPES[name])
-        if (module, name) not in _FUNCTIONS:
-            raise _Refused(f"it names {module}.{name}, which is no part of a published network")
-        return _Function(_FUNCTIONS[module, name])
-
-    def persistent_load(self, pid: Any) -> "_Storage":
-        """The numbers of a storage."""
-        kind, storage_type, key, _, count = pid
-        if kind != "storage" or not isinstance(storage_type, _StorageType):
-            raise _Refused(f"it refers to a {kind!r}, not to the storage of a tensor")
-        record = self._records.get(f"data/{key}")
-        if record is None:
-            raise _Refused(f"storage {key!r} is missing")
-        size = storage_type.value.itemsize
-        if len(record) != count * size:
-            raise _Refused(f"storage {key!r} has {len(record)} bytes, expected {count} × {size}")
-        return _Storage(np.frombuffer(record, storage_type.value))
-
-
-class _Inert:
-    """A stand-in that holds a value which the pickle cannot reach, call or change."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __setstate__(self, state: Any) -> None:
-        raise _Refused(f"it alters a {type(self).__name__.strip('_')}")
-
-
-class _StorageType(_Inert):
-    """The type of a storage; the value is a NumPy dtype."""
-
-    __slots__ = ()
-
-
-class _Storage(_Inert):
-    """The numbers behind tensors; the value is a flat array."""
-
-    __slots__ = ()
-
-
-class _Tensor(_Inert):
-    """A tensor or parameter; the value is an array."""
-
-    __slots__ = ()
-
-
-class _Function(_Inert):
-    """One of the functions below, which is all that the pickle may call."""
-
-    __slots__ = ()
-
-    def __call__(self, *args: Any) -> Any:
-        return self.value(*args)
-
-
-class _Module:
-    """A module of PyTorch or of the published code: its attributes, and nothing it could do."""
-
-    __slots__ = ("attributes",)
-    attributes: dict[str, Any]
-
-    def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, dict):
-            raise _Refused(f"the state of {type(self).__name__} is not a dict")
-        self.attributes = state
-
-
-class _OrderedDict(dict):
-    """A dict; attributes that a pickle gives it, such as a state dict's versions, are dropped."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    """A tensor: a view into a storage, copied; refused if it reaches outside."""
-    numbers = (offset, *shape, *strides)
-    if not isinstance(storage, _Storage) or len(shape) != len(strides):
-        raise _Refused("a tensor is not made from a storage")
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise _Refused(f"a tensor has offset, shape and strides {numbers}")
-    flat, size = storage.value, math.prod(shape)
-    last = offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
-    if size == 0 or size > flat.size or last >= flat.size:
-        raise _Refused(f"a tensor of shape {list(shape)} does not fit its storage")
-    steps = tuple(step * flat.itemsize for step in strides)
-    return _Tensor(np.lib.stride_tricks.as_strided(flat[offset:], tuple(shape), steps).copy())
-
-
-def _rebuild_parameter(tensor: Any, *_: Any) -> _Tensor:
-    if not isinstance(tensor, _Tensor):
-        raise _Refused("a parameter is not made from a tensor")
-    return tensor
-
-
-def _schedule(*_: Any) -> Any:
-    raise _Refused("it calls cosine_noise_schedule")
-
-
-_FUNCTIONS = {
-    ("__builtin__", "set"): frozenset,
-    ("builtins", "set"): frozenset,
-    ("collections", "OrderedDict"): _OrderedDict,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("utils.noise_schedules", "cosine_noise_schedule"): _schedule,  # kept by DDIM, never called
-}
-
-
-def _from_dict(loaded: Any) -> dict[str, np.ndarray]:
-    """A state dict: names and tensors, nothing else."""
-    if not isinstance(loaded, dict):
-        raise _Refused(
-            f"it holds a {type(loaded).__name__.strip('_')}, not a network or its state dict"
-        )
-    others = [
-        key for key, tensor in loaded.items() if not (type(key) is str and type(tensor) is _Tensor)
+    Raises:
+      Refused: if the file holds no list and no tensor of one axis.
+    """
+    loaded = read_torch(content)
+    if isinstance(loaded, np.ndarray):
+        if loaded.ndim != 1:
+            raise Refused(f"it holds a tensor of shape {list(loaded.shape)}; expected [steps]")
+        return loaded.tolist()
+    if not isinstance(loaded, list):
+        raise Refused("it holds no list and no tensor of windows")
+    return [
+        entry.item() if isinstance(entry, np.ndarray) and entry.ndim == 0 else entry
+        for entry in loaded
     ]
-    if others or not loaded:
-        shown = ", ".join(repr(key) for key in others[:5]) or "nothing"
-        raise _Refused(f"it holds {shown}, where a state dict has tensors")
-    return {name: tensor.value for name, tensor in loaded.items()}
 
 
-def _from_module(module: _Module) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Configuration and state dict of a pickled network, or of the one inside a DDIM."""
-    if type(module).__name__ == "DDIM":
-        module = _child(module, "backbone")
-    state_dict: dict[str, np.ndarray] = {}
-    _collect(module, "", state_dict, set())
-    if type(module).__name__ == "MinimalResNet":
-        config = _resnet_config(state_dict)
-        last = _child(module, "down_projection")
-    elif type(module).__name__ == "MinimalUNet":
-        config = _unet_config(state_dict)
-        last = _child(module, "output_conv")
-    else:
-        raise _Refused(f"it holds a {type(module).__name__}, not a MinimalResNet or MinimalUNet")
-    mode = last.attributes["padding_mode"]
-    if type(mode) is not str:
-        raise _Refused("its padding_mode is not a string")
+def networks_in(tensors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The published networks among tensors, each with the names it has there.
+
+    Args:
+      tensors: anything, by names with dots. Those of compiled modules may hold `_orig_mod.`.
+
+    Returns:
+      What stands before a network's names, such as "" or "module.", and its tensors by the rest of
+      their names. A network has all that begins so, but no other network's.
+    """
+    tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
+    networks: dict[str, dict[str, Any]] = {
+        name.removesuffix(mark): {}
+        for name in tensors
+        for mark in _MARKS
+        if name == mark or name.endswith(f".{mark}")
+    }
+    for name, tensor in tensors.items():
+        path, dot, _ = name.rpartition(".")
+        while path and path + dot not in networks:
+            path, dot, _ = path.rpartition(".")
+        prefix = path + dot
+        if prefix in networks:
+            networks[prefix][name.removeprefix(prefix)] = tensor
+    return networks
+
+
+@dataclasses.dataclass
+class _Contents:
+    """What matters of a file, by the names that a state dict of all of it would have."""
+
+    tensors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    modes: dict[str, str] = dataclasses.field(default_factory=dict)
+    image_sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+    seen: set[int] = dataclasses.field(default_factory=set)
+
+    def add(self, value: Any, name: str = "") -> None:
+        """Adds all that stands in dicts and modules; what is met twice counts once."""
+        if isinstance(value, np.ndarray):
+            self._add_tensor(name.removesuffix("."), value)
+        elif isinstance(value, dict | TorchObject) and id(value) not in self.seen:
+            self.seen.add(id(value))
+            if isinstance(value, dict):
+                for key, child in value.items():
+                    self.add(child, f"{name}{key}.")
+            else:
+                self._add_module(value.attributes, name)
+
+    def _add_tensor(self, name: str, tensor: np.ndarray) -> None:
+        # Names become parts of messages, and prefixes of other names.
+        if not name.isprintable() or len(name) > 500:
+            raise Refused("a tensor has a name that cannot be printed, or of over 500 letters")
+        if name in self.tensors:
+            raise Refused(f"it holds {name} twice")
+        self.tensors[name] = tensor
+
+    def _add_module(self, attributes: dict[str, Any], name: str) -> None:
+        for group in ("_parameters", "_buffers", "_modules"):
+            if isinstance(attributes.get(group), dict):
+                for key, child in attributes[group].items():
+                    self.add(child, f"{name}{key}.")
+        mode, size = attributes.get("padding_mode"), attributes.get("default_imsize")
+        for mark in _MARKS:
+            layer = mark.removesuffix("weight")
+            if type(mode) is str and (name == layer or name.endswith(f".{layer}")):
+                self.modes[name.removesuffix(layer)] = mode
+        if type(size) is int:
+            self.image_sizes[name] = size
+
+
+def _choose(
+    networks: dict[str, dict[str, Any]], found: _Contents, key: str | None
+) -> tuple[str, dict[str, Any]]:
+    """Prefix and tensors of the network asked for."""
+    if not networks:
+        names = ", ".join(list(found.tensors)[:5]) or "nothing"
+        raise Refused(
+            f"it holds no published network, which has {' or '.join(_MARKS)}; its tensors: {names}"
+        )
+    chosen = list(networks)
+    if key is not None:
+        start = f"{key}." if key else ""
+        chosen = [start] if start in networks else [p for p in chosen if p.startswith(start)]
+    if len(chosen) != 1:
+        names = ", ".join(repr(prefix.removesuffix(".")) for prefix in list(networks)[:10])
+        raise Refused(f"it holds networks under {names}; key={key!r} must choose one")
+    return chosen[0], networks[chosen[0]]
+
+
+def _config(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What names and shapes of a network's tensors say of its constructor's arguments."""
+    resnet = "up_projection.weight" in state_dict
+    config = _resnet_config(state_dict) if resnet else _unet_config(state_dict)
     classes = state_dict.get("embedding.class_embeddings.weight")
-    config["mode"] = mode
     config["conditional"] = classes is not None
     config["num_classes"] = None if classes is None else len(classes)
-    return config, state_dict
+    return config
 
 
 def _resnet_config(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What the shapes of a ResNet's tensors say of its constructor's arguments."""
-    first, last = state_dict["up_projection.weight"], state_dict["down_projection.weight"]
+    first = state_dict["up_projection.weight"]
+    normalized = "down_projection.1.weight" in state_dict
+    last = state_dict[f"down_projection.{'1.' if normalized else ''}weight"]
+    num_layers = sum(f"convs.{i}.0.weight" in state_dict for i in range(len(state_dict)))
     return {
         "kind": "resnet",
         "channels": first.shape[1],
         "emb_dim": first.shape[0],
         "kernel_size": first.shape[-1],
         "lastksize": last.shape[-1],
-        "num_layers": sum(f"convs.{i}.0.weight" in state_dict for i in range(len(state_dict))),
+        "num_layers": num_layers,
+        "normalization": "GroupNorm" if normalized else None,
+        "add_one": f"embs.{num_layers}.0.weight" in state_dict,
     }
 
 
 def _unet_config(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What the shapes of a UNet's tensors say of its constructor's arguments."""
     names = [f"feature_blocks.{i}.model.0.weight" for i in range(len(state_dict))]
     blocks = [state_dict[name] for name in names if name in state_dict]
     bottleneck, last = state_dict["bottleneck.model.0.weight"], state_dict["output_conv.weight"]
+    normalization = None
+    if "bottleneck.model.1.weight" in state_dict:
+        batch = "bottleneck.model.1.running_mean" in state_dict
+        normalization = "BatchNorm" if batch else "GroupNorm"
     return {
         "kind": "unet",
         "channels": blocks[0].shape[1],
@@ -314,30 +246,6 @@ def _unet_config(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "emb_dim": state_dict["last_emb.1.weight"].shape[1],
         "kernel_size": blocks[0].shape[-1],
         "lastksize": last.shape[-1],
+        "normalization": normalization,
+        "last_norm": "last_normalizer.weight" in state_dict,
     }
-
-
-def _child(module: _Module, name: str) -> _Module:
-    child = module.attributes["_modules"][name]
-    if not isinstance(child, _Module):
-        raise _Refused(f"{name} is not a module")
-    return child
-
-
-def _collect(module: Any, prefix: str, found: dict[str, np.ndarray], seen: set[int]) -> None:
-    """Adds the tensors of a module and of all inside it to `found`, by name."""
-    if not isinstance(module, _Module) or id(module) in seen:
-        raise _Refused(f"{prefix or 'the network'} is not a module of its own")
-    seen.add(id(module))
-    for group in ("_parameters", "_buffers"):
-        for name, tensor in module.attributes[group].items():
-            if tensor is not None and type(tensor) is not _Tensor:
-                raise _Refused(f"{prefix}{name} is not a tensor")
-            if tensor is not None:
-                found[f"{prefix}{name}"] = tensor.value
-    for name, child in module.attributes["_modules"].items():
-        _collect(child, f"{prefix}{name}.", found, seen)
-
-
-def _as_list(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

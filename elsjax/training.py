@@ -1,11 +1,12 @@
-"""Training of a network to predict noise, on one device or many.
+"""Training of a network, on one device or many.
 
-    loss = E |eps_hat(alpha_t x_0 + sigma_t eps, t, label) - eps|²,   t in {0, 0.001, ..., 0.999}
+    loss = E w_t |network(alpha_t x_0 + sigma_t eps, t, label) - target|²,
+    target = eps, alpha_t eps - sigma_t x_0 or x_0,   t in {0, 0.001, ..., 0.999}
 
-(Kamb & Ganguli 2025, section 5 and their published code.) All that a run draws, the order of the
-images, the times, the noise, depends on its seed and the number of the step alone: a run that goes
-on from a saved state is the run that was never stopped. It depends on the number of devices and
-the size of the micro-batches only by rounding.
+(The paper's networks predict eps, with w = 1: Kamb & Ganguli 2025, section 5 and their published
+code.) All that a run draws, the order of the images, the times, the noise, depends on its seed and
+the number of the step alone: a run that goes on from a saved state is the run that was never
+stopped. It depends on the number of devices and the size of the micro-batches only by rounding.
 """
 
 import dataclasses
@@ -24,10 +25,13 @@ from elsjax.denoisers import per_image
 from elsjax.nn import Network
 from elsjax.nn.convolution import use_cpu_gradients
 from elsjax.nn.files import network_config, network_from_config
+from elsjax.nn.network import Prediction
 from elsjax.pixels import to_float
 
 NUM_TIMES = 1000  # the published training draws t from this many
 Precision = Literal["float32", "bfloat16"]
+LossWeighting = Literal["uniform", "min_snr"]
+_SNR_BOUND = 5.0  # gamma of Hang et al. (2023)
 # Images per device that a CPU takes at once: what lies between layers then stays in its cache.
 _CPU_MICRO_BATCH = 8
 
@@ -48,6 +52,9 @@ class TrainingConfig:
       ema_decay: decay per step of the exponential moving average of the weights, which is what
         training returns; 0 for the weights themselves.
       clip_norm: bound on the norm of the gradient; None for none.
+      loss_weighting: of the times: "uniform", w = 1, or "min_snr", which weights the error of x_0
+        by min(SNR, 5), SNR = alpha²/sigma², so that low noise does not outweigh all else (Hang et
+        al. 2023).
       precision: of the arithmetic; "bfloat16" keeps weights, average and optimiser in float32.
         It pays on accelerators.
       seed: of all that is drawn.
@@ -63,19 +70,22 @@ class TrainingConfig:
     warmup_steps: int = 100
     ema_decay: float = 0.999
     clip_norm: float | None = None
+    loss_weighting: LossWeighting = "uniform"
     precision: Precision = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
         checks.positive_int("num_steps", self.num_steps)
         checks.positive_int("batch_size", self.batch_size)
+        checks.seed("seed", self.seed)
         checks.in_range("learning_rate", self.learning_rate, 0.0, 1.0, open_ends=True)
         if self.learning_rate_decay is not None:
             checks.in_range("learning_rate_decay", self.learning_rate_decay, 0.0, 1.0)
-        checks.in_range("warmup_steps", self.warmup_steps, 0, self.num_steps)
+        checks.integer("warmup_steps", self.warmup_steps, 0, self.num_steps)
         checks.in_range("ema_decay", self.ema_decay, 0.0, 1.0)
         if self.clip_norm is not None:
             checks.in_range("clip_norm", self.clip_norm, 0.0, float("inf"), open_ends=True)
+        checks.one_of("loss_weighting", self.loss_weighting, get_args(LossWeighting))
         checks.one_of("precision", self.precision, get_args(Precision))
 
 
@@ -101,7 +111,7 @@ class Progress(NamedTuple):
     Attributes:
       state: after `step` steps. The next step reuses its memory: copy what has to last.
       step: steps taken.
-      losses: of the steps since the last report, mean squared error per pixel.
+      losses: of the steps since the last report, per pixel.
     """
 
     state: TrainingState
@@ -162,7 +172,7 @@ def train(
       FloatingPointError: from the iterator, if a loss or a gradient is not finite; the state of
         the last report is the last good one.
     """
-    check_data(network, images, labels, config)
+    images, labels = _checked_data(network, images, labels, config)
     checks.positive_int("report_every", report_every)
     if devices is None:
         devices = _dividing(jax.local_devices(), config.batch_size)
@@ -187,36 +197,42 @@ def check_data(
     network: Network, images: ArrayLike, labels: ArrayLike | None, config: TrainingConfig
 ) -> None:
     """Raises the ValueError that `train` would raise for these images and labels."""
-    checks.image_batch("images", images)
-    count = np.shape(images)[0]
-    if np.shape(images)[1:] != network.image_shape:
+    _checked_data(network, images, labels, config)
+
+
+def _checked_data(
+    network: Network, images: ArrayLike, labels: ArrayLike | None, config: TrainingConfig
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images and labels as arrays."""
+    images = checks.training_images("images", images)
+    count = len(images)
+    if images.shape[1:] != network.image_shape:
         raise ValueError(
-            f"images has shape {list(np.shape(images))}; the network is for "
+            f"images has shape {list(images.shape)}; the network is for "
             f"[N, {', '.join(map(str, network.image_shape))}]"
         )
     if config.batch_size > count:
         raise ValueError(f"batch_size={config.batch_size} is larger than the data, {count} images")
-    _check_labels(network, labels, count)
+    return images, _checked_labels(network, labels, count)
 
 
-def _check_labels(network: Network, labels: ArrayLike | None, count: int) -> None:
+def _checked_labels(
+    network: Network, labels: ArrayLike | None, count: int
+) -> Int[np.ndarray, " n"] | None:
     classes = network.num_classes
     if classes is None:
         if labels is not None:
             raise ValueError("labels were given, but the network is unconditional")
-        return
+        return None
     if labels is None:
         raise ValueError(f"labels=None: the network is conditional, on {classes} classes")
-    values = np.asarray(labels)
-    if values.shape != (count,):
-        raise ValueError(f"labels has shape {list(values.shape)}; expected [{count}]")
-    if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"labels has dtype {values.dtype}; expected integers")
+    values = checks.class_labels("labels", labels, count)
     if values.min() < 0 or values.max() >= classes:
         raise ValueError(
             f"labels has classes {values.min()} to {values.max()}; the network has 0 to "
             f"{classes - 1}"
         )
+    return values
 
 
 def _steps(
@@ -272,15 +288,16 @@ def _make_step(
         micro_batch = next(m for m in range(_CPU_MICRO_BATCH, 0, -1) if local_batch % m == 0)
 
     def loss(weights: Any, x0: Array, label: Array | None, keys: Array) -> Array:
-        pairs = jax.vmap(jax.random.split)(keys)
-        time_keys, noise_keys = pairs[:, 0], pairs[:, 1]
-        steps = jax.vmap(lambda key: jax.random.randint(key, (), 0, NUM_TIMES))(time_keys)
-        noise = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(noise_keys)
+        steps, noise = _draws(keys, x0.shape[1:])
         t = steps / jnp.float32(NUM_TIMES)
         alpha, sigma = (per_image(level) for level in network.schedule(t))
         weights = jax.tree.map(lambda weight: weight.astype(network.dtype), weights)
         predicted = nnx.merge(graph, weights)(alpha * x0 + sigma * noise, t, label)
-        return jnp.mean((predicted.astype(jnp.float32) - noise) ** 2)
+        target = _target(network.prediction, x0, noise, alpha, sigma)
+        error = (predicted.astype(jnp.float32) - target) ** 2
+        if config.loss_weighting == "min_snr":
+            error = _min_snr_weight(network.prediction, alpha, sigma) * error
+        return jnp.mean(error)
 
     def local_gradient(weights: Any, batch: tuple[Array | None, ...]) -> tuple[Array, Any]:
         """Loss and gradient over one device's part of the batch."""
@@ -324,6 +341,36 @@ def _make_step(
     return step
 
 
+def _target(prediction: Prediction, x0: Array, noise: Array, alpha: Array, sigma: Array) -> Array:
+    """What the network is to predict, [B, H, W, C]."""
+    if prediction == "noise":
+        return noise
+    return x0 if prediction == "x0" else alpha * noise - sigma * x0
+
+
+def _min_snr_weight(prediction: Prediction, alpha: Array, sigma: Array) -> Array:
+    """The weight of what is predicted that weights the error of x_0 by min(SNR, gamma).
+
+    An error of x_0 is that of the velocity times sigma, that of the noise times sigma / alpha.
+    """
+    weight = jnp.minimum(alpha**2, _SNR_BOUND * sigma**2)  # of the velocity; 0 at sigma = 0
+    if prediction == "noise":
+        return weight / alpha**2
+    if prediction == "velocity":
+        return weight
+    return jnp.minimum(alpha**2 / sigma**2, _SNR_BOUND)
+
+
+def _draws(
+    keys: Key[Array, " b"], shape: tuple[int, ...]
+) -> tuple[Int[Array, " b"], Float[Array, "b h w c"]]:
+    """Time steps and noise of a batch. They belong to the seed: their types are stated."""
+    pairs = jax.vmap(jax.random.split)(keys)
+    time_keys, noise_keys = pairs[:, 0], pairs[:, 1]
+    steps = jax.vmap(lambda key: jax.random.randint(key, (), 0, NUM_TIMES, jnp.int32))(time_keys)
+    return steps, jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(noise_keys)
+
+
 def _optimizer(config: TrainingConfig) -> optax.GradientTransformation:
     rest = config.num_steps - config.warmup_steps
     if config.learning_rate_decay is None:
@@ -343,7 +390,8 @@ def _optimizer(config: TrainingConfig) -> optax.GradientTransformation:
 def _order(key: Key[Array, ""], epoch: int, count: int) -> Int[Array, " count"]:
     """The order of the images in an epoch; what is left of the last batch is skipped."""
     # Apart from the keys of the steps, which fold in small numbers too.
-    return jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, 2**31), epoch), count)
+    key = jax.random.fold_in(jax.random.fold_in(key, 2**31), epoch)
+    return jax.random.permutation(key, jnp.arange(count, dtype=jnp.int32))
 
 
 def _dividing(devices: list[jax.Device], batch_size: int) -> list[jax.Device]:

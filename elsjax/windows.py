@@ -22,17 +22,14 @@ class WindowSchedule:
     windows: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "windows", tuple(self.windows))
-        if not self.windows:
-            raise ValueError("windows=() must hold at least one window")
-        for index, window in enumerate(self.windows):
-            checks.odd_int(f"windows[{index}]", window)
+        object.__setattr__(self, "windows", checks.positive_ints("windows", self.windows, odd=True))
 
     def __call__(self, t: float) -> int:
         """The window side at time t in [0, 1]."""
+        t = checks.in_range("t", t, 0.0, 1.0)
         steps = len(self.windows)
         # Rounded first, so that float32 times such as 0.175 lie half way as they should.
-        index = math.floor(round(float(t) * steps, 4) + 0.5) - 1
+        index = math.floor(round(t * steps, 4) + 0.5) - 1
         return self.windows[min(max(index, 0), steps - 1)]
 
 

@@ -28,7 +28,7 @@ class ZooEntry:
       conditional: whether it needs a label.
       steps: optimiser steps.
       images_seen: steps times the size of a batch.
-      loss: mean squared error of the predicted noise over the last 1000 steps, while training.
+      loss: mean over the last 1000 steps, while training.
       sha256: checksum of its file.
     """
 

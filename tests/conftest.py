@@ -1,5 +1,6 @@
 """Settings of all tests: their own environment, several CPU devices, fast compilation."""
 
+import json
 import os
 from pathlib import Path
 
@@ -19,8 +20,12 @@ os.environ["XLA_FLAGS"] = FAST
 OPTIMISED = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+from flax import nnx  # noqa: E402
 
-from elsjax import cli  # noqa: E402
+with jaxtyping.install_import_hook("elsjax", "annotations.checked"):
+    import elsjax
+    from elsjax import cli
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_enable_compilation_cache", False)
@@ -73,6 +78,40 @@ def refuses(tmp_path, capsys):
         assert not list(tmp_path.iterdir())
 
     return check
+
+
+@pytest.fixture
+def refuses_here(tmp_path, capsys):
+    """As `refuses`, where something lies beside the folder to write: all of it stays as it is."""
+
+    def state():
+        return {
+            path: path.read_bytes() if path.is_file() else path.is_dir()
+            for path in tmp_path.rglob("*")
+        }
+
+    def check(words: list[str], message: str) -> None:
+        before = state()
+        assert cli.main([*words, "--out", str(tmp_path / "run")]) == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert output.err.startswith("elsjax: ")
+        assert output.err.count("\n") == 1
+        assert message in output.err
+        assert state() == before
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def small_network(tmp_path_factory) -> str:
+    """The file of an untrained network of images [8, 8, 1], as `elsjax train` leaves it."""
+    folder = tmp_path_factory.mktemp("network")
+    network = elsjax.nn.UNet((8, 8, 1), widths=(4, 8), embedding_width=8, rngs=nnx.Rngs(0))
+    elsjax.save_network(network, folder / "network.safetensors")
+    trained = {"dataset": "mnist5k", "split": "train", "num_images": 40, "image_size": 8}
+    (folder / "config.json").write_text(json.dumps(trained))
+    return str(folder / "network.safetensors")
 
 
 @pytest.fixture

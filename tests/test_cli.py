@@ -33,6 +33,7 @@ def test_sample_writes_what_the_library_computes(tmp_path):
     out = tmp_path / "run"
     assert _run(out, "--seed", "5") == 0
     assert sorted(path.name for path in out.iterdir()) == [
+        ".elsjax-run",
         "config.json",
         "samples.npz",
         "samples.png",
@@ -113,7 +114,7 @@ def test_labels_restrict_each_sample_to_its_class(tmp_path):
 @pytest.mark.parametrize("dataset", ["cifar10", "fashion_mnist"])
 @pytest.mark.parametrize("label", [(), ("--label", "3")])
 def test_tfds_data_sets_conditional_and_not(tmp_path, monkeypatch, tfds_dir, dataset, label):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("ELSJAX_CACHE_DIR", str(tmp_path / "cache"))
     options = ("--dataset", dataset, "--data-dir", tfds_dir, "--num-samples", "1", *label)
     assert _run(tmp_path / "run", *options) == 0
     data = elsjax.load_dataset(dataset, limit=30, image_size=8, data_dir=tfds_dir)
@@ -218,14 +219,14 @@ def test_compiled_programs_are_kept(tmp_path):
         **os.environ,
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "ELSJAX_CACHE_DIR": str(tmp_path / "cache"),
     }
     kept, samples = [], []
     for out in (tmp_path / "first", tmp_path / "second"):
         words = [*SMALL, "--out", str(out)]
         code = f"import sys; from elsjax import cli; sys.exit(cli.main({words}))"
         subprocess.run([sys.executable, "-c", code], env=environment, check=True)
-        programs = (tmp_path / "cache" / "elsjax" / "compiled").glob("*-cache")
+        programs = (tmp_path / "cache" / "compiled").glob("*-cache")
         kept.append(sorted(path.name for path in programs))
         samples.append(_arrays(out)["samples"])
     assert kept[0]

@@ -10,19 +10,24 @@ from flax import nnx
 
 import elsjax
 from elsjax import cli
+from elsjax.cli.compare import Compare
 from elsjax.comparison import PROTOCOLS, machine_grid, network_grid
 from elsjax.kernels import near_far
 from elsjax.runs import Run
 
 SMALL = [
     "compare",
-    *("--limit", "30", "--image-size", "8", "--window", "3,3,5,7"),
+    *("--limit", "30", "--window", "3,3,5,7"),
     *("--num-samples", "3", "--num-steps", "4", "--network-steps", "4", "6", "--batch-size", "2"),
 ]
 
 
-def _run(out, *options):
-    return cli.main([*SMALL, "--out", str(out), *options])
+@pytest.fixture
+def run(small_network):
+    def compare(out, *options):
+        return cli.main([*SMALL, "--network", small_network, "--out", str(out), *options])
+
+    return compare
 
 
 def _arrays(out):
@@ -60,12 +65,12 @@ def test_protocols():
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_compare_writes_what_the_library_computes(tmp_path, capsys, protocol):
+def test_compare_writes_what_the_library_computes(run, small_network, tmp_path, capsys, protocol):
     out = tmp_path / "run"
-    assert _run(out, "--protocol", protocol, "--seed", "3") == 0
+    assert run(out, "--protocol", protocol, "--seed", "3") == 0
     data = elsjax.load_dataset("mnist5k", limit=30, image_size=8)
     noise = elsjax.initial_noise(jax.random.key(3), 3, (8, 8, 1))
-    network = elsjax.load_pretrained("mnist5k/unet/zeros")
+    network = elsjax.load_network(small_network)
     arrays = _arrays(out)
     np.testing.assert_array_equal(arrays["noise"], noise)
     for steps in (4, 6):
@@ -92,21 +97,29 @@ def test_compare_writes_what_the_library_computes(tmp_path, capsys, protocol):
         np.testing.assert_allclose(arrays[f"pearson_r_{kind}_{steps}"], r, atol=1e-5)
         assert row["pearson_r"] == pytest.approx(np.median(r), abs=1e-5)
         assert row["pearson_r2"] == pytest.approx(np.median(np.square(r)), abs=1e-5)
-        low, high = row["pearson_r_interval"]
-        assert min(r) - 1e-5 <= low <= row["pearson_r"] <= high <= max(r) + 1e-5
+        assert row["pearson_r_interval"] is None  # of three samples
+        assert row["num_samples"] == 3
+        assert set(row["num_undefined"].values()) == {0}
         if kind != "is":
-            better = np.mean(r > arrays[f"pearson_r_is_{steps}"])
-            assert row["better_than_is"] == pytest.approx(better)
-    assert f"{rows[0]['pearson_r']:.2f} [" in capsys.readouterr().out
+            better = np.sum(r > arrays[f"pearson_r_is_{steps}"])
+            assert row["num_better_than_is"] == better
+            assert row["better_than_is"] == pytest.approx(better / 3)
+    values = ", ".join(f"{value:.2f}" for value in arrays["pearson_r_is_4"])
+    assert f"{rows[0]['pearson_r']:.2f} ({values})" in capsys.readouterr().out
 
 
-def test_report_holds_the_numbers_and_the_pictures(tmp_path):
+def test_report_holds_the_numbers_and_the_pictures(run, tmp_path):
     out = tmp_path / "run"
-    assert _run(out) == 0
+    assert run(out) == 0
     page = (out / "report.html").read_text()
     for row in json.loads((out / "summary.json").read_text()):
-        low, high = row["pearson_r_interval"]
-        assert f"<td>{row['pearson_r']:.2f} [{low:.2f}, {high:.2f}]</td>" in page
+        r = _arrays(out)[f"pearson_r_{row['machine']}_{row['network_steps']}"]
+        values = ", ".join(f"{value:.2f}" for value in r)
+        assert f"<td>{row['pearson_r']:.2f} ({values})</td>" in page
+        if row["machine"] != "is":
+            assert f"<td>{row['num_better_than_is']} of 3</td>" in page
+    assert "In parentheses: the values themselves" in page
+    assert "In brackets" not in page
     embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     files = ("samples.png", "scatter.png", "agreement.png")
     assert [base64.b64decode(picture) for picture in embedded] == [
@@ -136,9 +149,9 @@ def test_own_networks_know_their_images(tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())[0]["num_samples"] == 1
 
 
-def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypatch, capsys):
+def test_an_interrupted_comparison_goes_on_and_ends_the_same(run, tmp_path, monkeypatch, capsys):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert _run(whole) == 0
+    assert run(whole) == 0
     save_arrays = Run.save_arrays
     saved = []
 
@@ -149,7 +162,7 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypat
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "save_arrays", save_some)
-    assert _run(cut) == 130
+    assert run(cut) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert set(saved) == {
         *(f"state-network-{steps}-{first}.npz" for steps in (4, 6) for first in (0, 2)),
@@ -157,7 +170,7 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypat
     }
     assert not cut.exists()
     monkeypatch.undo()
-    assert _run(cut) == 0
+    assert run(cut) == 0
     assert sorted(path.name for path in cut.iterdir()) == sorted(
         path.name for path in whole.iterdir()
     )
@@ -165,16 +178,16 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(tmp_path, monkeypat
         np.testing.assert_array_equal(_arrays(cut)[name], array, err_msg=name)
 
 
-def test_machines_keep_to_a_tolerance(tmp_path, monkeypatch):
-    monkeypatch.setenv("ELSJAX_INDEX_DIR", str(tmp_path / "indices"))
+def test_machines_keep_to_a_tolerance(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("ELSJAX_CACHE_DIR", str(tmp_path))
     options = ("--num-samples", "1", "--network-steps", "4", "--seed", "2")
     exact, near, indexed = (tmp_path / name for name in ("exact", "near", "indexed"))
-    assert _run(exact, *options) == 0
+    assert run(exact, *options) == 0
     # So few patches are looked up exactly, unless told otherwise.
-    assert _run(near, *options, "--tolerance", "0.01") == 0
+    assert run(near, *options, "--tolerance", "0.01") == 0
     assert not (tmp_path / "indices").exists()
     monkeypatch.setattr(near_far, "_FEWEST_PATCHES", 0)
-    assert _run(indexed, *options, "--tolerance", "0.01") == 0
+    assert run(indexed, *options, "--tolerance", "0.01") == 0
     assert len(list((tmp_path / "indices").iterdir())) == 2
     for kind in ("is", "ls", "bbels"):
         np.testing.assert_allclose(_arrays(near)[kind], _arrays(exact)[kind], atol=1e-4)
@@ -192,7 +205,7 @@ def test_machines_keep_to_a_tolerance(tmp_path, monkeypatch):
         (["--window", "mnist"], "window='mnist' is not known"),
         (["--label", "1"], "label=[1 1 1] was given, but this network is unconditional"),
         (["--label", "1", "2"], "must be one class, or num_samples=3 of them"),
-        (["--image-size", "10"], "needs multiples of 4"),
+        (["--image-size", "10"], "image_size=10 differs from 8, the size of the network's images"),
         (["--num-samples", "0"], "num_samples=0 must be"),
         (["--network-steps", "0"], "network_steps=0 must be"),
         (["--num-steps", "1"], "num_steps=1 must be at least 2"),
@@ -201,5 +214,66 @@ def test_machines_keep_to_a_tolerance(tmp_path, monkeypatch):
         (["--tolerance", "1"], "tolerance=1.0 must lie in (0, 1)"),
     ],
 )
-def test_wrong_input_is_one_line_and_leaves_nothing(refuses, options, message):
-    refuses([*SMALL, *options], message)
+def test_wrong_input_is_one_line_and_leaves_nothing(refuses, small_network, options, message):
+    refuses([*SMALL, "--network", small_network, *options], message)
+
+
+@pytest.mark.parametrize("num_samples", [1, 6])
+def test_constant_images_are_counted_and_left_out(tmp_path, capsys, num_samples):
+    # Training images are black, so that every machine paints black, which correlates with nothing.
+    np.savez(tmp_path / "black.npz", images=np.zeros((3, 8, 8, 1), np.uint8))
+    network = elsjax.nn.ResNet((8, 8, 1), width=8, num_layers=1, rngs=nnx.Rngs(0))
+    elsjax.save_network(network, tmp_path / "network.safetensors")
+    words = ["compare", "--network", str(tmp_path / "network.safetensors"), "--window", "3"]
+    words += ["--dataset", str(tmp_path / "black.npz"), "--image-size", "8", "--batch-size", "6"]
+    words += ["--num-samples", str(num_samples), "--num-steps", "2", "--network-steps", "2"]
+    assert cli.main([*words, "--machine", "is", "ls", "--out", str(tmp_path / "run")]) == 0
+    text = (tmp_path / "run" / "summary.json").read_text()
+    assert "NaN" not in text
+    for row in json.loads(text):
+        assert row["num_samples"] == num_samples
+        expected = {"pearson_r": num_samples, "pearson_r2": num_samples, "r2": 0}
+        if row["machine"] == "ls":
+            expected["better_than_is"] = num_samples
+            assert (row["num_better_than_is"], row["better_than_is"]) == (0, None)
+        assert row["num_undefined"] == expected
+        assert row["pearson_r"] is None
+        assert row["pearson_r_interval"] is None
+        assert row["r2"] < 0
+        assert (row["r2_interval"] is None) == (num_samples == 1)
+    page = (tmp_path / "run" / "report.html").read_text()
+    out = capsys.readouterr().out
+    left_out = f"pearson_r of {num_samples} of {num_samples} samples of IS with 2 network steps"
+    for where in (out, page):
+        assert "Undefined, because an image is constant or not finite, and left out: " in where
+        assert left_out in where
+        assert "nan" not in where
+    assert page.count("<td>-</td>") == 6
+    assert ("In brackets: exact 95 % intervals" in page) == (num_samples == 6)
+    assert "In parentheses" not in page
+
+
+def test_some_undefined_samples_leave_the_others(tmp_path):
+    command = Compare(num_steps=2, num_samples=8, network_steps=(2,), out=tmp_path)
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.normal(size=(8, 4, 4, 1)).astype("f4") for name in ("is", "ls")}
+    arrays["network_2"] = arrays["ls"] + rng.normal(size=(8, 4, 4, 1)).astype("f4")
+    arrays["network_2"][1] = 0.25
+    arrays["network_2"][2, 0, 0, 0] = np.inf
+    arrays["ls"][3] = np.nan
+    arrays["is"][4] = -1
+    arrays |= {"noise": arrays["is"], "x0_is": arrays["is"][None], "x0_ls": arrays["ls"][None]}
+    arrays |= {"x0_network_2": arrays["network_2"][None], "times_network_2": np.array([1.0, 0])}
+    rows = command._measure(("is", "ls"), arrays)
+    r = arrays["pearson_r_ls_2"]
+    np.testing.assert_array_equal(np.isnan(r), [False, True, True, True, *[False] * 4])
+    assert rows[1]["pearson_r"] == pytest.approx(np.nanmedian(r))
+    assert rows[1]["num_undefined"]["pearson_r"] == 3
+    assert rows[1]["num_undefined"]["better_than_is"] == 4
+    assert [row["num_undefined"]["r2"] for row in rows] == [2, 3]  # a constant one explains nothing
+    better = int((r > arrays["pearson_r_is_2"]).sum())
+    assert command._table(rows, arrays)[2][-1] == f"{better} of 4"
+    assert rows[1]["better_than_is"] == better / 4
+    assert "(" in command._table(rows, arrays)[2][2]
+    for picture in command._pictures(("is", "ls"), arrays):
+        assert picture.png.startswith(b"\x89PNG")

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -20,10 +21,10 @@ needs_tfds_data = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def user_cache(tmp_path_factory, monkeypatch):
+def cache_dir(tmp_path_factory, monkeypatch):
     directory = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(directory))
-    return directory / "elsjax"
+    monkeypatch.setenv("ELSJAX_CACHE_DIR", str(directory))
+    return directory / "datasets"
 
 
 @pytest.fixture
@@ -141,21 +142,21 @@ def test_npz_float_keeps_its_values_and_resizes_unrounded(tmp_path, rng):
 
 
 def test_npz_float_rounding_is_clipped(tmp_path):
-    path = save(tmp_path / "a.npz", images=np.full((1, 2, 2), 1 + 1e-6))
-    assert datasets.load_dataset(path).images.max() == 1
+    path = save(tmp_path / "a.npz", images=np.array([[[1 + 1e-6, -1 - 1e-6]]]))
+    np.testing.assert_array_equal(datasets.load_dataset(path).images.ravel(), [1, -1])
 
 
 GREY = np.zeros((2, 4, 4), np.uint8)
 BAD_ARCHIVES = {
     "nan": ({"images": np.full((1, 2, 2), np.nan)}, "NaN or infinity"),
     "range": ({"images": np.full((1, 2, 2), 1.01)}, r"1\.01; expected floats in \[-1, 1\]"),
-    "dtype": ({"images": np.zeros((1, 2, 2), int)}, "dtype int64; expected uint8"),
+    "dtype": ({"images": np.zeros((1, 2, 2), bool)}, "dtype bool; expected uint8.*store 255"),
     "rank": ({"images": np.zeros((2, 2), np.uint8)}, r"shape \[2, 2\]; expected \[N, H, W\]"),
     "empty": ({"images": np.zeros((0, 2, 2), np.uint8)}, "empty"),
     "key": ({"pictures": GREY}, "no array 'images'"),
     "pickle": ({"images": np.array([None])}, "cannot be read.*allow_pickle"),
     "count": ({"images": GREY, "labels": np.zeros(3, int)}, r"\[3\].*expected integers \[2\]"),
-    "float labels": ({"images": GREY, "labels": np.zeros(2)}, "expected integers"),
+    "float labels": ({"images": GREY, "labels": np.array([0, 0.5])}, "not all are whole numbers"),
     "negative": ({"images": GREY, "labels": np.array([0, -1])}, "from -1 to 0"),
 }
 
@@ -198,7 +199,8 @@ def test_flat_folder_in_sorted_order(tmp_path, rng):
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / ".hidden.png").write_bytes(b"")
     done = []
-    dataset = datasets.load_dataset(tmp_path, progress=lambda *step: done.append(step))
+    with pytest.warns(UserWarning, match=r"left out: 1 without an image \(notes\.txt\)"):
+        dataset = datasets.load_dataset(tmp_path, progress=lambda *step: done.append(step))
     stacked = np.stack([expected[name] for name in sorted(expected)])[..., None]
     np.testing.assert_array_equal(dataset.pixels, stacked)
     assert dataset.labels is None
@@ -247,7 +249,8 @@ def test_unreadable_image_is_skipped_only_on_request(tmp_path, rng):
     (tmp_path / "a.png").write_bytes((tmp_path / "b.png").read_bytes()[:40])
     with pytest.raises(ValueError, match=r"a\.png cannot be read.*skip_unreadable=True"):
         datasets.load_dataset(tmp_path)
-    dataset = datasets.load_dataset(tmp_path, skip_unreadable=True)
+    with pytest.warns(UserWarning, match=r"left out: 1 unreadable \(a\.png\)"):
+        dataset = datasets.load_dataset(tmp_path, skip_unreadable=True)
     np.testing.assert_array_equal(dataset.pixels[0, ..., 0], good)
     with pytest.raises(ValueError, match="limit=2 is more than the 1 images"):
         datasets.load_dataset(tmp_path, limit=2, skip_unreadable=True)
@@ -305,7 +308,7 @@ def test_newest_array_record_version_is_found(tiny_mnist):
     assert tfds_source.find("mnist", data_dir).directory.name == "3.0.1"
 
 
-def test_decoded_once_then_cached_beside_the_data(tiny_mnist):
+def test_decoded_once_then_cached(tiny_mnist, cache_dir):
     data_dir, decoded = tiny_mnist
     done = []
     first = datasets.load_dataset(
@@ -315,7 +318,9 @@ def test_decoded_once_then_cached_beside_the_data(tiny_mnist):
     limited = datasets.load_dataset("mnist", data_dir=data_dir, limit=2)
     assert decoded == [3]
     assert done == [(1, 3), (2, 3), (3, 3)]
-    assert [file.name for file in (data_dir / "elsjax").iterdir()] == ["mnist-3.0.1-train.npz"]
+    (cache,) = cache_dir.iterdir()
+    assert cache.name.startswith("mnist-3.0.1-train-")
+    assert not (data_dir / "elsjax").exists()
     for dataset in (first, second):
         np.testing.assert_array_equal(dataset.pixels, DIGITS)
         np.testing.assert_array_equal(dataset.labels, [0, 1, 2])
@@ -323,11 +328,11 @@ def test_decoded_once_then_cached_beside_the_data(tiny_mnist):
     np.testing.assert_array_equal(limited.labels, [0, 1])
 
 
-def test_limit_decodes_only_what_is_asked_for(tiny_mnist):
+def test_limit_decodes_only_what_is_asked_for(tiny_mnist, cache_dir):
     data_dir, decoded = tiny_mnist
     datasets.load_dataset("mnist", data_dir=data_dir, limit=2)
     assert decoded == [2]
-    assert not (data_dir / "elsjax").exists()
+    assert not cache_dir.exists()
 
 
 def test_each_image_size_has_its_cache(tiny_mnist):
@@ -337,28 +342,6 @@ def test_each_image_size_has_its_cache(tiny_mnist):
     expected = Image.fromarray(DIGITS[2, ..., 0]).resize((32, 32), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(pixels[2, ..., 0], np.asarray(expected))
     assert decoded == [3, 3]
-
-
-@pytest.mark.parametrize("damage", ["truncated", "flipped bit", "count", "dtype", "no labels"])
-def test_damaged_cache_is_rebuilt(tiny_mnist, damage):
-    data_dir, decoded = tiny_mnist
-    datasets.load_dataset("mnist", data_dir=data_dir)
-    cache = data_dir / "elsjax" / "mnist-3.0.1-train.npz"
-    whole = cache.read_bytes()
-    labels = np.arange(3, dtype=np.int32)
-    if damage == "truncated":
-        cache.write_bytes(whole[:1000])
-    elif damage == "flipped bit":
-        cache.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
-    elif damage == "count":
-        np.savez(cache, pixels=DIGITS[:2], labels=labels[:2])
-    elif damage == "dtype":
-        np.savez(cache, pixels=DIGITS.astype(np.int64), labels=labels)
-    else:
-        np.savez(cache, pixels=DIGITS)
-    np.testing.assert_array_equal(datasets.load_dataset("mnist", data_dir=data_dir).pixels, DIGITS)
-    assert decoded == [3, 3]
-    assert cache.read_bytes() == whole
 
 
 def test_dataset_without_labels(tmp_path, monkeypatch):
@@ -385,41 +368,16 @@ def test_dataset_without_labels(tmp_path, monkeypatch):
     assert decoded == ["test"]
 
 
-def test_read_only_data_dir_is_left_alone(tiny_mnist, user_cache):
+def test_the_cache_tells_data_dirs_and_lengths_apart(tiny_mnist, cache_dir):
     data_dir, decoded = tiny_mnist
-    data_dir.chmod(0o555)
-    try:
-        for _ in range(2):
-            datasets.load_dataset("mnist", data_dir=data_dir)
-    finally:
-        data_dir.chmod(0o755)
-    assert decoded == [3]
-    assert not (data_dir / "elsjax").exists()
-    (cache,) = user_cache.iterdir()
-    assert cache.name.startswith("mnist-3.0.1-train-")
-
-
-def test_user_cache_tells_data_dirs_apart(tmp_path):
-    paths = {
-        tfds_source._cache_paths(
-            "mnist", tfds_source.Prepared(tmp_path / place / "mnist" / "3.0.1", {}), "train", None
-        )[1]
-        for place in ("a", "b")
-    }
-    assert len(paths) == 2
-
-
-def test_failed_cache_write_warns_and_leaves_nothing(tiny_mnist, monkeypatch):
-    data_dir, _ = tiny_mnist
-
-    def full(*args):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.warns(UserWarning, match="could not be cached: No space left"):
-        dataset = datasets.load_dataset("mnist", data_dir=data_dir)
-    np.testing.assert_array_equal(dataset.pixels, DIGITS)
-    assert not list((data_dir / "elsjax").iterdir())
+    datasets.load_dataset("mnist", data_dir=data_dir)
+    shutil.copytree(data_dir, data_dir.with_name("copy"))
+    datasets.load_dataset("mnist", data_dir=data_dir.with_name("copy"))
+    info = data_dir / "mnist" / "3.0.1" / "dataset_info.json"
+    info.write_text(info.read_text().replace('"3"', '"2"'))
+    assert len(datasets.load_dataset("mnist", data_dir=data_dir)) == 2
+    assert decoded == [3, 3, 2]
+    assert len(list(cache_dir.iterdir())) == 3
 
 
 def test_split_and_limit_are_checked_before_decoding(tiny_mnist):
@@ -444,7 +402,9 @@ def test_unprepared_without_tensorflow(tmp_path, name, monkeypatch, capfd):
 def test_preparation_in_another_format_is_left_alone(tmp_path, monkeypatch):
     (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
     monkeypatch.setattr(tfds_source.importlib.util, "find_spec", lambda name: object())
-    with pytest.raises(ValueError, match="mnist exists, unfinished or in another format"):
+    with pytest.raises(
+        ValueError, match="mnist exists, but unfinished, damaged or in another format"
+    ):
         datasets.load_dataset("mnist", data_dir=tmp_path)
 
 
@@ -499,9 +459,9 @@ def test_tfds_records(name, labels, capfd):
 
 
 @needs_tfds_data
-def test_tfds_test_split_is_cached_for_the_user(user_cache):
+def test_tfds_test_split_is_cached(cache_dir):
     first = datasets.load_dataset("mnist", "test", data_dir=TFDS_DIR)
-    (cache,) = user_cache.iterdir()
+    (cache,) = cache_dir.iterdir()
     second = datasets.load_dataset("mnist", "test", data_dir=TFDS_DIR)
     assert cache.name.startswith("mnist-3.0.1-test-")
     assert len(first) == 10_000
@@ -539,3 +499,90 @@ def test_listing_from_the_environment(monkeypatch):
     assert rows["mnist"].available
     assert rows["mnist"].where.startswith(str(TFDS_DIR))
     assert rows["mnist"].splits == {"train": 60_000, "test": 10_000}
+
+
+# TFDS: what is damaged
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        pytest.param("[" * 100_000, id="deep"),
+        '{"fileFormat": "array_record"}',
+        '{"fileFormat": "array_record", "splits": []}',
+        '{"fileFormat": "array_record", "splits": [{"name": "train"}]}',
+        '{"fileFormat": "array_record", "splits": [{"name": "train", "shardLengths": []}]}',
+        '{"fileFormat": "array_record", "splits": [{"name": "train", "shardLengths": ["-3"]}]}',
+        '{"fileFormat": "array_record", "splits": [{"name": "train", "shardLengths": [Infinity]}]}',
+        '{"fileFormat": "array_record", "splits": [{"name": [], "shardLengths": ["0"]}]}',
+        '{"fileFormat": "array_record", "splits": "train"}',
+        pytest.param("\udcff", id="not UTF-8"),
+    ],
+)
+def test_a_damaged_description_is_no_preparation(tiny_mnist, content):
+    data_dir, decoded = tiny_mnist
+    for version in ("3.0.1", "3.0.0"):
+        path = data_dir / "mnist" / version / "dataset_info.json"
+        path.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match="mnist exists, but unfinished, damaged or in another"):
+        datasets.load_dataset("mnist", data_dir=data_dir)
+    rows = {row.name: row for row in datasets.available_datasets(data_dir)}
+    assert not rows["mnist"].available
+    assert decoded == []
+
+
+def test_an_older_version_serves_where_the_newest_is_damaged(tiny_mnist):
+    data_dir, _ = tiny_mnist
+    (data_dir / "mnist" / "3.0.1" / "dataset_info.json").write_text("{")
+    for name in ("10.0.x", "1.0.0"):
+        (data_dir / "mnist" / name).mkdir()
+    assert tfds_source.find("mnist", data_dir).directory.name == "3.0.0"
+
+
+@pytest.mark.parametrize(
+    ("record", "match"),
+    [
+        ({"image": DIGITS[0, :, :, 0], "label": 0}, r"image 0 is uint8 \[28, 28\]; expected uint8"),
+        ({"image": DIGITS[0, :1, :1], "label": 0}, r"image 0 is uint8 \[1, 1, 1\]"),
+        ({"image": DIGITS[0].astype(float), "label": 0}, "image 0 is float64"),
+        ({"label": 0}, "image 0 is object"),
+        ({"image": DIGITS[0], "label": 10}, "image 0 has label 10; expected 0 to 9"),
+        ({"image": DIGITS[0]}, "image 0 has label -1; expected"),
+    ],
+)
+def test_records_that_are_not_of_the_data_set(tiny_mnist, monkeypatch, record, match, cache_dir):
+    data_dir, _ = tiny_mnist
+    monkeypatch.setattr(tfds_source, "_records", lambda *arguments: [record] * 3)
+    with pytest.raises(ValueError, match=f"3.0.1, split 'train': {match}"):
+        datasets.load_dataset("mnist", data_dir=data_dir)
+    assert not cache_dir.exists()
+
+
+@pytest.mark.parametrize("fault", ["is a file", "lies in a file", "goes round", "has no user"])
+def test_a_data_dir_that_is_none(tmp_path, monkeypatch, fault):
+    monkeypatch.setattr(tfds_source.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "round").symlink_to("round")
+    data_dir = {
+        "is a file": tmp_path / "file",
+        "lies in a file": tmp_path / "file" / "tfds",
+        "goes round": tmp_path / "round",
+        "has no user": "~no-such-user/tfds",
+    }[fault]
+    with pytest.raises(ValueError, match="is a file" if fault == "is a file" else "not prepared"):
+        datasets.load_dataset("mnist", data_dir=data_dir)
+
+
+@needs_tfds_data
+def test_missing_records_name_the_directory(tmp_path):
+    directory = tmp_path / "mnist" / "3.0.1"
+    directory.mkdir(parents=True)
+    for file in (TFDS_DIR / "mnist" / "3.0.1").glob("*.json"):
+        (directory / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match=r"mnist/3\.0\.1, split 'test', cannot be read") as error:
+        datasets.load_dataset("mnist", "test", data_dir=tmp_path)
+    assert "\n" not in str(error.value)

@@ -166,8 +166,10 @@ def test_zoo_from_training_to_loading(tmp_path, monkeypatch, capsys):
     command = [
         *("train", "--limit", "20", "--image-size", "8", "--network", "resnet-small"),
         *("--batch-size", "4", "--num-steps", "10", "--warmup-steps", "1", "--out", str(run)),
+        *("--data-dir", str(tmp_path / "none")),
     ]
     assert cli.main(command) == 0
+    assert "no held-out images for 'mnist5k' are at hand" in capsys.readouterr().out
     folder = tmp_path / "elsjax" / "data" / "zoo"
     folder.mkdir(parents=True)
     entry = zoo.add_to_zoo(run, "a/b", "elsjax train", folder)

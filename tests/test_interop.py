@@ -120,8 +120,20 @@ def test_an_unconditional_config_may_have_a_number_of_classes():
         ("resnet", {"kind": "vit"}, "config\\['kind'\\]='vit' is not known; .*resnet, unet"),
         ("resnet", {"fsizes": [8]}, "unknown keys 'fsizes'; a resnet has channels"),
         ("unet", {"depth": 1, "add_one": True}, "unknown keys 'add_one', 'depth'; a unet has"),
-        ("unet", {"normalization": "GroupNorm"}, "'normalization'\\]='GroupNorm' is not supported"),
-        ("resnet", {"add_one": False}, "'add_one'\\]=False is not supported, only True"),
+        ("unet", {"normalization": "LayerNorm"}, "'normalization'\\]='LayerNorm' is not known"),
+        ("unet", {"normalization": "GroupNorm"}, "feature_blocks.0.model.1.weight is missing"),
+        ("unet", {"normalization": "BatchNorm"}, "feature_blocks.0.model.3.weight is missing"),
+        ("unet", {"fsizes": 8}, "config\\['fsizes'\\]=8 must be a list"),
+        ("unet", {"last_norm": "no"}, "config\\['last_norm'\\]='no' must be true or false"),
+        ("resnet", {"add_one": False}, "embs.2.0.weight is unexpected"),
+        ("resnet", {"add_one": 1}, "config\\['add_one'\\]=1 must be true or false"),
+        ("resnet", {"kernel_size": "3"}, "config\\['kernel_size'\\]='3' must be an integer"),
+        (
+            "resnet",
+            {"num_layers": 10**12},
+            "config\\['num_layers'\\]=1000000000000: state_dict has",
+        ),
+        ("resnet", {"image_size": 0}, "image_size=0 must be an integer of at least 1"),
         ("unet", {"num_classes": None}, "a conditional network needs a number"),
         ("unet", {"mode": "reflect"}, "padding='reflect' is not known"),
         ("unet", {"fsizes": [4]}, "widths=\\(4,\\) must be two or more"),
@@ -201,8 +213,9 @@ class Parameter(Tensor):
 
 STAND_INS = {
     # The command line's parser asks a torch that is there for its `device`.
-    "torch": "FloatStorage DoubleStorage HalfStorage LongStorage device",
+    "torch": "FloatStorage DoubleStorage HalfStorage LongStorage IntStorage BoolStorage device",
     "torch._utils": "_rebuild_tensor_v2 _rebuild_parameter",
+    "torch.nn.modules.batchnorm": "BatchNorm2d",
     "torch.nn.modules.activation": "ReLU",
     "torch.nn.modules.container": "ModuleList Sequential",
     "torch.nn.modules.conv": "Conv2d ConvTranspose2d",
@@ -210,6 +223,7 @@ STAND_INS = {
     "torch.nn.modules.normalization": "GroupNorm",
     "torch.nn.modules.pooling": "MaxPool2d",
     "torch.nn.modules.sparse": "Embedding",
+    "torch.nn.parallel.data_parallel": "DataParallel",
     "torch.optim.adamw": "AdamW",
     "models": "DDIM EmbeddingModule MinimalResNet MinimalUNet UBlock",
     "utils": "",
@@ -342,12 +356,20 @@ def test_kinds_and_orders_of_numbers(tmp_path, torch):
         "half": Tensor(array.astype(np.float16), "HalfStorage"),
         "strided": Tensor(array.astype(np.float32), order="F"),
         "scalar": Tensor(np.float32(5)),
+        "long": Tensor(array, "LongStorage"),
+        "int": Tensor(array.astype(np.int32), "IntStorage"),
+        "bool": Tensor(array > 3, "BoolStorage"),
+        "empty": Tensor(np.zeros((2, 0), np.float32)),
+        "output_conv.weight": Tensor(array.astype(np.float32)),  # what a network is known by
     }
     _, tensors = load_torch_file(save(tmp_path / "a.pt", saved), {})
-    assert [tensors[name].dtype for name in saved] == ["f8", "f2", "f4", "f4"]
-    for name in ("double", "half", "strided"):
+    kinds = ["f8", "f2", "f4", "f4", "i8", "i4", "?", "f4", "f4"]
+    assert [tensors[name].dtype for name in saved] == kinds
+    for name in ("double", "half", "strided", "long", "int"):
         np.testing.assert_array_equal(tensors[name], array)
+    np.testing.assert_array_equal(tensors["bool"], array > 3)
     assert tensors["scalar"] == 5
+    assert tensors["empty"].shape == (2, 0)
 
 
 # Files that are refused
@@ -369,21 +391,23 @@ def test_more_than_a_network(tmp_path, torch):
         with pytest.raises(ValueError, match=f"a.pt: .*{message}"):
             load_torch_file(save(tmp_path / "a.pt", saved), {})
 
-    refused({"model": network, "epoch": 3}, "'model', 'epoch', where a state dict has tensors")
-    refused({}, "holds nothing, where")
-    refused({1: tensor}, "holds 1, where")
-    refused([network], "holds a list, not a network")
-    refused(tensor, "holds a Tensor, not a network")
-    refused({"a": tensor, "b": torch.AdamW()}, "names torch.optim.adamw.AdamW")
-    refused({"a": Tensor(np.arange(3), "LongStorage")}, "names torch.LongStorage")
-    refused(module(torch.Linear, {"weight": tensor}), "holds a Linear, not a MinimalResNet")
-    refused(module(torch.Sequential, children={"0": 3}), "0. is not a module")
-    refused(module(torch.Sequential, {"weight": 3}), "weight is not a tensor")
-    shared = module(torch.ReLU)
-    refused(module(torch.Sequential, children={"0": shared, "1": shared}), "1. is not a module of")
+    refused({}, "holds no published network, .*; its tensors: nothing")
+    refused({1: tensor}, "its tensors: nothing")
+    refused([network], "its tensors: nothing")
+    refused(tensor, "its tensors: ")
+    refused({"a": tensor, "b": {"c": tensor}}, "its tensors: a, b.c")
+    refused(module(torch.Linear, {"weight": tensor}), "its tensors: weight")
+    refused(module(torch.Sequential, children={"0": 3}), "its tensors: nothing")
+    refused({"a": {"b": tensor}, "a.b": tensor}, "holds a.b twice")
+    refused({"a\nb": tensor}, "a name that cannot be printed")
+    refused({"a" * 501: tensor}, "of over 500 letters")
+    refused(Call(torch.cosine_noise_schedule, 1), "its tensors: nothing")
     network.hook = print
-    refused(network, "names __builtin__.print")
-    refused(Call(torch.cosine_noise_schedule, 1), "calls cosine_noise_schedule")
+    refused(network, "names __builtin__.print, .*; model.state_dict\\(\\) saved alone can be read")
+    bare = network_of(
+        torch, CONFIGS["resnet"], {"up_projection.weight": np.ones((8, 1, 3, 3), "f4")}
+    )
+    refused(bare, "truncated, altered or no network \\(KeyError: 'down_projection.weight'\\)")
 
 
 @pytest.mark.parametrize("length", [0, 10, 1000, -30, -1])
@@ -400,7 +424,7 @@ def test_altered_numbers(tmp_path, torch):
     path = save(tmp_path / "a.pt", state)
     content = path.read_bytes()
     path.write_bytes(content.replace(struct.pack("<f", 1.5), struct.pack("<f", 1.25), 1))
-    with pytest.raises(ValueError, match="a.pt is no readable network: .*altered.*CRC"):
+    with pytest.raises(ValueError, match="a.pt: truncated, altered or not .*CRC"):
         load_torch_file(path, {})
 
 
@@ -452,7 +476,7 @@ def test_altered_archives(tmp_path, torch):
         (0, (2,), (-1,)),
         (0, (2, 2), (1,)),
         (0, (2.0,), (1,)),
-        (0, (0,), (1,)),
+        (0, (1,) * 33, (1,) * 33),
     ],
 )
 def test_a_tensor_outside_its_storage(tmp_path, torch, offset, shape, strides):

@@ -450,7 +450,7 @@ IMAGES = np.zeros((4, 6, 6, 1), np.float32)
         (("is", IMAGES[:0]), {}, "images is empty"),
         (("is", IMAGES.astype(int)), {}, "images has dtype int64; expected floating point"),
         (("is", np.where(np.arange(6)[:, None] == 2, np.nan, IMAGES)), {}, "images must be finite"),
-        (("is", IMAGES, [0, 1]), {}, r"labels has shape \[2\].*expected integers \[4\]"),
+        (("is", IMAGES, [0, 1]), {}, r"labels has shape \[2\]; expected \[4\]"),
         (("is", IMAGES, np.zeros(4)), {}, "labels has .*dtype float64"),
         (("is", IMAGES), {"block_size": 0}, "block_size=0 must be an integer of at least 1"),
         (("is", IMAGES), {"memory_budget": 0.5}, "memory_budget=0.5 must be"),

@@ -2,7 +2,6 @@
 
 import functools
 import re
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from elsjax.pixels import to_uint8
 @pytest.fixture(autouse=True)
 def index_dir(monkeypatch, tmp_path):
     """Indices of a test are its own, and few or large patches are looked up too, not all opened."""
-    monkeypatch.setenv("ELSJAX_INDEX_DIR", str(tmp_path / "indices"))
+    monkeypatch.setenv("ELSJAX_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(near_far, "_FEWEST_PATCHES", 0)
     monkeypatch.setattr(near_far, "_MOST_ENTRIES", 150)
     monkeypatch.setattr(near_far, "_FEWEST", 128)
@@ -213,44 +212,6 @@ def test_a_patch_more_frequent_than_a_count_can_say_gets_several_places(monkeypa
     built = index.build_index(images, part)
     assert built.counts.sum() == 50 * 36
     assert built.counts.max() <= 1000
-
-
-def _load(images):
-    return index.load_index(images, Dictionary("els", images.shape[1:], 3).parts[0])
-
-
-def test_an_index_is_kept(index_dir, monkeypatch):
-    images = random_pixels(50, (8, 8, 1))
-    first = _load(images)
-    (file,) = index_dir.iterdir()
-    monkeypatch.setattr(index, "build_index", None)  # not to be called again
-    jax.tree.map(np.testing.assert_array_equal, first, _load(images))
-    with pytest.raises(TypeError):
-        _load(images[::-1])  # other data
-    assert list(index_dir.iterdir()) == [file]
-
-
-@pytest.mark.parametrize("damage", ["cut short", "altered", "of other data"])
-def test_a_damaged_index_is_built_again(index_dir, damage):
-    images = random_pixels(50, (8, 8, 1))
-    first = _load(images)
-    (file,) = index_dir.iterdir()
-    content = file.read_bytes()
-    if damage == "cut short":
-        file.write_bytes(content[: len(content) // 2])
-    elif damage == "altered":
-        place = content.index(b"places.npy") + 300
-        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-    else:
-        file.unlink()
-        _load(images[::-1])
-        next(index_dir.iterdir()).rename(file)
-    with pytest.warns(UserWarning, match="is damaged .* building it again"):
-        second = _load(images)
-    jax.tree.map(np.testing.assert_array_equal, first, second)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        _load(images)
 
 
 def test_lowers_for_every_platform():

@@ -133,7 +133,7 @@ np.save(sys.argv[3], [elsjax.sample(machine, noise, 3) for machine in machines])
 
 
 def test_two_processes(tmp_path, monkeypatch):
-    monkeypatch.setenv("ELSJAX_INDEX_DIR", str(tmp_path / "indices"))
+    monkeypatch.setenv("ELSJAX_CACHE_DIR", str(tmp_path))
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"

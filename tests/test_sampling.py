@@ -2,8 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import elsjax
+from elsjax.nn import ResNet
 
 SHAPE = (4, 4, 1)
 
@@ -130,11 +132,23 @@ def test_a_grid_may_start_and_end_anywhere(machine, noise):
         ({"times": [0.1, 0.9]}, "times=.* must be at least two times in .* falling"),
         ({"times": [1.0]}, "times=.* must be at least two times"),
         ({"times": [2.0, 1.0]}, "times=.* must be at least two times"),
+        ({"times": [1.0, float("nan"), 0.0]}, "times=.* must be at least two times"),
+        ({"times": 0.5}, "times=0.5 must be at least two times"),
+        ({"times": "10"}, "times='10' must be numbers"),
+        ({"times": [1.0, None]}, "times=.* must be numbers"),
+        ({"times": [True, False]}, "times=.* must be numbers"),
+        ({"times": [1.0, 1e-50, 1e-60]}, "no noise is left at t = 1e-50"),
+        ({"num_steps": 5, "times": [1.0, 0.5, 0.0]}, "num_steps=5, but times has 2 steps"),
+        ({"num_steps": 2.0}, "num_steps=2.0 must be"),
+        ({"num_steps": True, "times": [1.0, 0.0]}, "num_steps=True must be"),
+        ({"first_step": 1.0}, "first_step=1.0 must be an integer from 0 to 19"),
+        ({"first_step": True}, "first_step=True must be"),
+        ({"denoiser": lambda x, t, label: x}, "denoiser=.* must be a Denoiser"),
     ],
 )
 def test_wrong_arguments_are_refused_before_the_first_step(machine, noise, options, message):
     with pytest.raises(ValueError, match=message):
-        elsjax.reverse_process(machine, noise, **options)
+        elsjax.reverse_process(**{"denoiser": machine, "noise": noise} | options)
 
 
 def test_wrong_noise_and_first_step_are_refused(machine, noise):
@@ -142,5 +156,52 @@ def test_wrong_noise_and_first_step_are_refused(machine, noise):
         elsjax.sample(machine, noise[..., 0])
     with pytest.raises(ValueError, match="x must be finite"):
         elsjax.sample(machine, noise + jnp.nan)
-    with pytest.raises(ValueError, match="first_step=5 must be one of the 5 steps"):
+    with pytest.raises(ValueError, match="first_step=5 must be an integer from 0 to 4"):
         elsjax.reverse_process(machine, noise, 5, first_step=5)
+
+
+def test_steps_are_twenty_or_those_of_the_times():
+    count = [
+        len(list(elsjax.reverse_process(Gaussian(), np.ones((1, *SHAPE)), **options)))
+        for options in ({}, {"times": [1, 0.5, 0]}, {"times": [1, 0.5, 0], "num_steps": 2})
+    ]
+    assert count == [20, 2, 2]
+
+
+NO_SIGNAL = [
+    elsjax.CosineSchedule(offset=0.008),
+    elsjax.ExponentialSchedule(horizon=200.0),
+    elsjax.LinearBetaSchedule(0.5, 0.9),
+]
+
+
+@pytest.mark.parametrize("schedule", [*NO_SIGNAL, elsjax.CosineSchedule()], ids=str)
+@pytest.mark.parametrize("solver", elsjax.sampling.SOLVERS)
+def test_a_machine_without_signal_stays_finite_or_is_refused(noise, schedule, solver):
+    images = np.random.default_rng(0).integers(0, 256, (6, *SHAPE), np.uint8)
+    machine = elsjax.ScoreMachine("ls", images, window=3, schedule=schedule)
+    options = {"solver": solver, "key": jax.random.key(0), "num_steps": 4}
+    if solver == "heun" and schedule in NO_SIGNAL:
+        with pytest.raises(ValueError, match="no signal is left at t = 1 .alpha = 0.: start below"):
+            elsjax.reverse_process(machine, noise, **options)
+        return
+    path = elsjax.sample(machine, noise, return_trajectory=True, **options)
+    assert np.abs(path.x).max() < 10
+    assert np.abs(path.x0).max() <= 1
+    for t in (0.0, 1.0):
+        assert np.abs(machine.denoise(noise, t)).max() <= 1
+    assert np.abs(machine.predict_noise(noise, 1.0)).max() < 10
+
+
+@pytest.mark.parametrize("schedule", NO_SIGNAL, ids=str)
+def test_a_network_without_signal_is_refused(noise, schedule):
+    network = ResNet(SHAPE, width=8, num_layers=1, schedule=schedule, rngs=nnx.Rngs(0))
+    assert np.isfinite(network.predict_noise(noise, 1.0)).all()
+    for solver in elsjax.sampling.SOLVERS:
+        with pytest.raises(ValueError, match="no signal is left at t = 1") as error:
+            elsjax.reverse_process(network, noise, solver=solver, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="no signal is left at t = 1"):
+        network.denoise(noise, [0.0, 1.0, 0.5])
+    # What the message says to do.
+    start, _, steps = eval(str(error.value).split("numpy.linspace")[1])
+    elsjax.reverse_process(network, noise, times=np.linspace(start, 0, steps))

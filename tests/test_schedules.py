@@ -1,5 +1,6 @@
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -35,6 +36,18 @@ def test_published_cosine_schedule(t, alpha_squared, sigma_squared):
         assert float(alpha) ** 2 == pytest.approx(alpha_squared, rel=5e-4)
     if sigma_squared is not None:
         assert float(sigma) ** 2 == pytest.approx(sigma_squared, rel=5e-4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_levels_on_the_host_are_the_levels(schedule):
+    for t in (0.3, np.array([0.0, 0.3, 1.0])):
+        found = schedule.on_host(t)
+        assert [type(level) for level in found] == [np.ndarray] * 2
+        np.testing.assert_array_equal(found, schedule(t))
+    # Known values are known while a function is traced, traced ones are not.
+    known = jax.eval_shape(lambda t: (schedule.on_host(0.3), schedule.on_host(t)), 0.5)
+    assert known[1] is None
+    assert known[0] is not None
 
 
 @pytest.mark.usefixtures("x64")

@@ -259,7 +259,17 @@ SMALL = [
     "train",
     *("--network", "resnet-small", "--limit", "40", "--image-size", "8", "--batch-size", "8"),
     *("--num-steps", "60", "--warmup-steps", "5", "--checkpoint-every", "20"),
+    *("--num-heldout", "0"),
 ]
+
+
+def held_out(tmp_path, *, labels=True):
+    """Options for twenty held-out images."""
+    pixels = np.random.default_rng(5).integers(0, 256, (20, 8, 8, 1), np.uint8)
+    arrays = {"images": pixels, "labels": np.arange(20) % 10}
+    path = tmp_path / "heldout.npz"
+    np.savez(path, **(arrays if labels else {"images": pixels}))
+    return ["--heldout", str(path), "--num-heldout", "20", "--evaluate-every", "20"]
 
 
 @pytest.fixture
@@ -270,6 +280,7 @@ def smaller_presets(monkeypatch):
 
 def test_a_run_killed_at_any_moment_ends_the_same(tmp_path):
     environment = {**os.environ, "XLA_FLAGS": FAST}
+    options = held_out(tmp_path)
 
     def start(out):
         command = [
@@ -279,7 +290,10 @@ def test_a_run_killed_at_any_moment_ends_the_same(tmp_path):
         ]
         with open(tmp_path / "log", "a") as log:
             return subprocess.Popen(
-                [*command, *SMALL, "--out", str(out)], stderr=log, stdout=log, env=environment
+                [*command, *SMALL, *options, "--out", str(out)],
+                stderr=log,
+                stdout=log,
+                env=environment,
             )
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -299,6 +313,11 @@ def test_a_run_killed_at_any_moment_ends_the_same(tmp_path):
     losses = [np.load(out / "losses.npz")["losses"] for out in (whole, cut)]
     assert len(losses[0]) == 60
     np.testing.assert_array_equal(*losses)
+    curves = [dict(np.load(out / "heldout.npz")) for out in (whole, cut)]
+    np.testing.assert_array_equal(curves[0]["steps"], [20, 40, 60])
+    assert (curves[0]["errors"].shape, curves[0]["wiener"].shape) == ((3, 10), (10,))
+    for name, values in curves[0].items():
+        np.testing.assert_array_equal(curves[1][name], values)
     assert not Path(f"{cut}.partial").exists()
 
 
@@ -309,15 +328,18 @@ def test_a_run_killed_at_any_moment_ends_the_same(tmp_path):
 def test_the_command_writes_the_network_and_its_pictures(tmp_path, capsys):
     out = tmp_path / "run"
     options = ["--num-steps", "20", "--padding", "circular", "--conditional", "--out", str(out)]
-    assert cli.main([*SMALL, *options]) == 0
-    names = ["config.json", "losses.npz", "losses.png", "network.safetensors", "samples.png"]
-    assert sorted(os.listdir(out)) == names
+    assert cli.main([*SMALL, *held_out(tmp_path), *options]) == 0
+    names = [".elsjax-run", "config.json", "heldout.npz", "losses.npz", "losses.png"]
+    assert sorted(os.listdir(out)) == [*names, "network.safetensors", "samples.png"]
+    assert "held-out error over the Wiener filter's: " in capsys.readouterr().out
     net = load_network(out / "network.safetensors")
     assert (net.padding, net.num_classes, net.image_shape) == ("circular", 10, (8, 8, 1))
+    assert net.prediction == "velocity"
     recorded = json.loads((out / "config.json").read_text())
     assert recorded["num_images"] == 40
     assert recorded["batch_size"] == 8
     assert recorded["architecture"]["padding"] == "circular"
+    assert recorded["heldout_images"]["num_images"] == 20
     assert cli.main([*SMALL, "--out", str(out)]) == 2
     assert "exists; choose another or pass --overwrite" in capsys.readouterr().err
 
@@ -326,6 +348,12 @@ def test_the_command_writes_the_network_and_its_pictures(tmp_path, capsys):
     assert cli.main([*SMALL, *options[:-2], *more]) == 0
     assert cli.main([*SMALL, *more[:2], "--out", str(tmp_path / "other")]) == 2
     assert "embedding.classes.embedding is unexpected" in capsys.readouterr().err
+    other = [*more[:2], "--conditional", "--prediction", "noise", "--out", str(tmp_path / "other")]
+    assert cli.main([*SMALL, *other]) == 2
+    assert "are of a network that predicts 'velocity'" in capsys.readouterr().err
+    images = held_out(tmp_path, labels=False)
+    assert cli.main([*SMALL, *images, "--conditional", *other[-2:]]) == 2
+    assert "has no labels; conditional=True" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("smaller_presets")
@@ -399,6 +427,9 @@ def test_devices_must_divide_the_batch():
         (["--image-size", "10", "--network", "unet-small"], "multiples of 4"),
         (["--checkpoint-every", "0"], "checkpoint_every=0"),
         (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--evaluate-every", "0"], "evaluate_every=0"),
+        (["--num-heldout", "-1"], "num_heldout=-1 must lie in"),
+        (["--num-heldout", "5", "--heldout", "nowhere"], "name='nowhere' is not known"),
         (["--ema-decay", "2"], "ema_decay=2.0 must lie in"),
     ],
 )

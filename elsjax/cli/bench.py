@@ -2,10 +2,8 @@
 
 import dataclasses
 import itertools
-import json
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -23,9 +21,13 @@ from elsjax import checks, plotting
 from elsjax.dictionaries import Dictionary, Kind
 from elsjax.kernels import dense
 from elsjax.parallel import use_all_cores
-from elsjax.runs import Run
+from elsjax.runs import Run, environment
 
 _COLUMNS = ("machine", "window", "channels", "num_images", "batch_size", "devices")
+_MEASURED = (
+    *("median_s", "gpairs_per_s", "gflop_per_s", "peak_gflop_per_s"),
+    *("process_peak_mb", "images_mb"),
+)
 _PEAK_SIDE = 2048
 
 
@@ -66,6 +68,15 @@ class Bench:
         Raises:
           ValueError: if an option does not fit, before anything is timed.
         """
+        with Run(self.out, overwrite=self.overwrite) as run:
+            rows = self._run(run)
+        print(f"{len(rows)} rows in {self.out}: bench.json, bench.png, config.json")
+
+    def _run(self, run: Run) -> list[dict[str, Any]]:
+        """Writes the results; returns the rows."""
+        for name in _COLUMNS:
+            if not getattr(self, name):
+                raise ValueError(f"{name}=() must hold at least one value")
         for name in ("channels", "num_images", "batch_size", "devices"):
             for value in getattr(self, name):
                 checks.positive_int(name, value)
@@ -78,9 +89,8 @@ class Bench:
         cases = self._cases()
         for case in cases:  # refuses windows that do not suit
             Dictionary(case["machine"], self._shape(case), case["window"])
-        run = Run(self.out, self._config(), overwrite=self.overwrite)
-        path = run.partial / "bench.json"
-        rows = json.loads(path.read_text()) if path.is_file() else []
+        run.start(self._config())
+        rows = self._rows(run, cases)
         print("  ".join(f"{name:>10}" for name in (*_COLUMNS, "seconds", "Gpairs/s", "of peak")))
         for row in rows:
             _print(row)
@@ -92,7 +102,15 @@ class Bench:
         figure = plotting.timing_figure(rows, _COLUMNS)
         run.write("bench.png", lambda file: figure.savefig(file, format="png"))
         run.finish()
-        print(f"{len(rows)} rows in {self.out}: bench.json, bench.png, config.json")
+        return rows
+
+    def _rows(self, run: Run, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows that an earlier start of this run timed."""
+        rows = run.load_json("bench.json")
+        if rows is None or _are_rows(rows, cases):
+            return rows or []
+        run.warn_damaged("bench.json", "no rows of this run")
+        return []
 
     def _cases(self) -> list[dict[str, Any]]:
         """All combinations."""
@@ -111,10 +129,11 @@ class Bench:
         del options["out"], options["overwrite"]
         device = jax.devices()[0]
         return {
+            "command": "bench",
             **{name: list(v) if isinstance(v, tuple) else v for name, v in options.items()},
             "device": f"{device.platform}, {device.device_kind}",
             "host": f"{platform.machine()}, {os.cpu_count()} cores",
-            "versions": {"elsjax": elsjax.__version__, "jax": jax.__version__},
+            **environment(),
         }
 
     def _shape(self, case: dict[str, Any]) -> tuple[int, int, int]:
@@ -159,6 +178,26 @@ class Bench:
         }
 
 
+def _are_rows(rows: Any, cases: list[dict[str, Any]]) -> bool:
+    """Whether values are rows as `Bench` writes them, of the first cases."""
+    if not isinstance(rows, list) or len(rows) > len(cases):
+        return False
+    for row, case in zip(rows, cases, strict=False):
+        if not isinstance(row, dict) or row.keys() != {*case, *_MEASURED, "seconds"}:
+            return False
+        if any(row[name] != value for name, value in case.items()):
+            return False
+        if not isinstance(row["seconds"], list) or not all(map(_is_positive, row["seconds"])):
+            return False
+        if not all(_is_positive(row[name]) for name in _MEASURED if row[name] is not None):
+            return False
+    return True
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
 def _print(row: dict[str, Any]) -> None:
     """One row of the table."""
     values = [str(row[name] or "all") for name in _COLUMNS]
@@ -176,7 +215,11 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _peak_memory_mb() -> float:
-    """The most memory that this process has held so far, in 10^6 bytes."""
+def _peak_memory_mb() -> float | None:
+    """The most memory that this process has held so far, in 10^6 bytes; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1e-6 if sys.platform == "darwin" else 1.024e-3)

@@ -12,8 +12,8 @@ from elsjax.cli.experiment import Experiment, own_kind
 from elsjax.cli.window import published_table
 from elsjax.nn import ResNet
 from elsjax.parallel import use_all_cores
-from elsjax.runs import Run, check_free
-from elsjax.windows import published_windows
+from elsjax.runs import Run
+from elsjax.windows import WindowSchedule, published_windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,37 +40,42 @@ class Calibrate(Experiment):
         Raises:
           ValueError: if an option does not fit, before anything is computed or written.
         """
+        with Run(self.out, overwrite=self.overwrite) as run:
+            schedule = self._run(run)
+        print(f"P(t) from low to high noise: {' '.join(map(str, schedule.windows))}")
+        print(f"use it with --window {self.out / 'windows.json'}")
+
+    def _run(self, run: Run) -> WindowSchedule:
         self.check_options()
-        check_free(self.out, overwrite=self.overwrite)
-        use_all_cores()
-        network = self.load_network()
         windows = tuple(
             sorted({checks.odd_int("candidates", window) for window in self.candidates})
         )
         if not windows:
             raise ValueError("candidates=() must hold at least one window")
+        network = self.load_network()
         if windows[-1] > network.receptive_field:
             raise ValueError(
                 f"candidates={windows[-1]} is wider than the network's receptive field, "
                 f"{network.receptive_field}"
             )
-        data = self.data_options().load()
+        options = self.data_options(network)
+        use_all_cores()
+        data = self.load_data(network, options)
         label, noise = self.labels(network), self.noise(data)
         machine = self.machine(own_kind(network), data, network, windows[0])
         shape = (self.num_steps, len(windows), self.num_samples)
-        network.check(noise, label)
-        machine.check(noise, label)
-        config = {"command": "calibrate", **self.describe(data, label)}
-        run = Run(self.out, config, overwrite=self.overwrite)
-        nothing = {"cosine": np.full(shape, np.nan), "error": np.full(shape, np.nan)}
-        arrays = run.load_arrays("state.npz") or nothing
-        done = int(np.isfinite(arrays["cosine"][..., 0]).sum())
+        # Refuses what does not fit, such as a window wider than the images.
+        similarities(network, machine, windows, noise, self.num_steps, label)
+        config = {"command": "calibrate", **self.describe(options, data, label)}
+        run.start(config)
+        arrays, done = self._state(run, shape)
         rest = similarities(network, machine, windows, noise, self.num_steps, label, first=done)
         bar = tqdm(rest, total=self.num_steps * len(windows), initial=done, unit="window")
         for found in bar:
             arrays["cosine"][found.step, found.number] = found.cosine
             arrays["error"][found.step, found.number] = found.error
-            run.save_arrays("state.npz", arrays)
+            done += 1
+            run.save_arrays("state.npz", {**arrays, "done": np.asarray(done)})
             bar.set_postfix_str(f"t={found.t:.2f}, P={windows[found.number]}")
         times = np.arange(self.num_steps, 0, -1) / self.num_steps
         calibration = Calibration(times, windows, arrays["cosine"])
@@ -81,7 +86,7 @@ class Calibrate(Experiment):
         run.save_json("windows.json", {"network": self.network, "windows": list(schedule.windows)})
         lines = {"calibrated": np.array([schedule(t) for t in times])}
         architecture = "resnet" if isinstance(network, ResNet) else "unet"
-        table = published_table(self.data_options().dataset, architecture, network.padding)
+        table = published_table(options.dataset, architecture, network.padding)
         if table is not None:
             lines[f"published, {table}"] = np.array([published_windows(table)(t) for t in times])
         figure = plotting.calibration_figure(
@@ -90,5 +95,19 @@ class Calibrate(Experiment):
         run.write("calibration.png", lambda file: figure.savefig(file, format="png"))
         run.remove("state.npz")
         run.finish()
-        print(f"P(t) from low to high noise: {' '.join(map(str, schedule.windows))}")
-        print(f"use it with --window {self.out / 'windows.json'}")
+        return schedule
+
+    def _state(self, run: Run, shape: tuple[int, ...]) -> tuple[dict[str, np.ndarray], int]:
+        """Similarities that an earlier start found, and how many."""
+        like = {
+            "cosine": (np.float64, shape),
+            "error": (np.float64, shape),
+            "done": (np.asarray(0).dtype, ()),
+        }
+        state = run.load_arrays("state.npz", like)
+        if state is not None:
+            done = int(state.pop("done"))
+            if 0 <= done <= shape[0] * shape[1]:
+                return state, done
+            run.warn_damaged("state.npz", f"{done} windows done")
+        return {"cosine": np.full(shape, np.nan), "error": np.full(shape, np.nan)}, 0

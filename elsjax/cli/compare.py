@@ -1,11 +1,12 @@
 """`elsjax compare`: the same noise through score machines and a trained network."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import numpy as np
-import scipy  # type: ignore[import-untyped]
 import tyro
 
 import elsjax
@@ -14,15 +15,17 @@ from elsjax.cli.experiment import Experiment, own_kind
 from elsjax.cli.painting import Painter
 from elsjax.cli.report import Picture, report_page
 from elsjax.cli.window import parse_window, published_table, window_list
-from elsjax.comparison import Protocol, machine_grid, network_grid
+from elsjax.comparison import Protocol, machine_grid, median_interval, network_grid
 from elsjax.datasets import Dataset
 from elsjax.dictionaries import Kind
 from elsjax.nn import Network
 from elsjax.parallel import use_all_cores
-from elsjax.runs import Run, check_free
+from elsjax.runs import Run
 from elsjax.windows import PUBLISHED_WINDOWS, WindowSchedule
 
 _PICTURED_SAMPLES = 8
+_MEASURES = ("pearson_r", "pearson_r2", "r2")
+_FEWEST_FOR_INTERVAL = 6  # values whose extremes hold the median with a probability of 95 %
 _NAMES = {"is": "IS", "es": "ES", "ls": "LS", "els": "ELS", "bbels": "bbELS"}
 
 
@@ -62,6 +65,17 @@ class Compare(Experiment):
         Raises:
           ValueError: if an option does not fit, before anything is computed or written.
         """
+        with Run(self.out, overwrite=self.overwrite) as run:
+            table, left_out = self._run(run)
+        widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+        for line in table:
+            print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
+        if left_out:
+            print(left_out)
+        print(f"open {self.out / 'report.html'}")
+
+    def _run(self, run: Run) -> tuple[list[list[str]], str]:
+        """Writes the results; returns the table, and what is left out of it."""
         self.check_options()
         checks.positive_int("batch_size", self.batch_size)
         if self.tolerance is not None:
@@ -70,13 +84,20 @@ class Compare(Experiment):
             checks.positive_int("network_steps", steps)
         if not self.network_steps:
             raise ValueError("network_steps=() must hold at least one number of steps")
-        check_free(self.out, overwrite=self.overwrite)
-        use_all_cores()
         network = self.load_network()
-        kinds = self.kinds or ("is", "ls", own_kind(network))
-        window = self._window(network, kinds)
-        data = self.data_options().load()
+        options = self.data_options(network)
+        kinds = tuple(dict.fromkeys(self.kinds or ("is", "ls", own_kind(network))))
+        window = self._window(network, kinds, options.dataset)
+        use_all_cores()
+        data = self.load_data(network, options)
         label, noise = self.labels(network), self.noise(data)
+        painter = Painter(run, noise, label, self.batch_size)
+        network_grids = {
+            steps: network_grid(self.protocol, self.num_steps, steps)
+            for steps in self.network_steps
+        }
+        for times in network_grids.values():
+            painter.check(network, times)
         machines, grids = {}, {}
         for kind in kinds:
             local = kind not in ("is", "es")
@@ -84,21 +105,19 @@ class Compare(Experiment):
                 self.protocol, self.num_steps, window if local else None
             )
             machines[kind] = self.machine(kind, data, network, seen, self.tolerance)
-        for denoiser in (network, *machines.values()):
-            denoiser.check(noise, label)
+            painter.check(machines[kind], grids[kind])
         config = {
             "command": "compare",
-            **self.describe(data, label),
+            **self.describe(options, data, label),
             "kinds": list(kinds),
             "windows": window_list(window),
         }
-        run = Run(self.out, config, overwrite=self.overwrite)
-        painter = Painter(run, noise, label, self.batch_size)
+        run.start(config)
+        options.print_labels(data)
         arrays: dict[str, np.ndarray] = {"noise": noise}
         if label is not None:
             arrays["labels"] = label
-        for steps in self.network_steps:
-            times = network_grid(self.protocol, self.num_steps, steps)
+        for steps, times in network_grids.items():
             kept = range(len(times) - 1 if steps == self.num_steps else 0)
             arrays[f"network_{steps}"], arrays[f"x0_network_{steps}"] = painter.paint(
                 f"network-{steps}", network, times, kept
@@ -120,29 +139,27 @@ class Compare(Experiment):
         pictures = self._pictures(kinds, arrays)
         for picture in pictures:
             run.write(picture.file, lambda file, picture=picture: file.write(picture.png))  # type: ignore[misc]
+        table = self._table(rows, arrays)
         page = report_page(
             f"{self.network}: theory and network on the same noise",
             self._account(data, kinds, rows),
-            self._table(rows),
+            table,
             pictures,
             config,
         )
-        run.write("report.html", lambda file: file.write(page.encode()))
+        run.write("report.html", lambda file: file.write(page.encode(errors="replace")))
         painter.forget()
         run.finish()
-        header, *lines = self._table(rows)
-        print("  ".join(f"{cell:>18}" for cell in header))
-        for line in lines:
-            print("  ".join(f"{cell:>18}" for cell in line))
-        print(f"open {self.out / 'report.html'}")
+        return table, self._left_out(rows)
 
-    def _window(self, network: Network, kinds: tuple[Kind, ...]) -> WindowSchedule | int | None:
+    def _window(
+        self, network: Network, kinds: tuple[Kind, ...], dataset: str
+    ) -> WindowSchedule | int | None:
         """The window of the local machines."""
         if all(kind in ("is", "es") for kind in kinds):
             return None
         name = self.window
         if name is None:
-            dataset = self.data_options().dataset
             architecture = "resnet" if isinstance(network, elsjax.nn.ResNet) else "unet"
             name = published_table(dataset, architecture, network.padding)
             if name is None:
@@ -156,42 +173,66 @@ class Compare(Experiment):
     def _measure(
         self, kinds: tuple[Kind, ...], arrays: dict[str, np.ndarray]
     ) -> list[dict[str, Any]]:
-        """One row for each machine and number of network steps; correlations go into arrays."""
+        """One row for each machine and number of network steps.
+
+        What is undefined (NaN) is counted and left out. Measures of each sample go into arrays.
+        """
         rows = []
         for steps in self.network_steps:
             target = arrays[f"network_{steps}"]
             for kind in kinds:
-                r = np.asarray(elsjax.pearson_r(arrays[kind], target))
+                r = _measured(elsjax.pearson_r, arrays[kind], target)
                 arrays[f"pearson_r_{kind}_{steps}"] = r
+                arrays[f"r2_{kind}_{steps}"] = _measured(elsjax.r2, arrays[kind], target)
                 row: dict[str, Any] = {
                     "machine": kind,
                     "network_steps": steps,
                     "num_samples": len(r),
+                    "num_undefined": {},
                 }
-                for name, values in (
-                    ("pearson_r", r),
-                    ("pearson_r2", r**2),
-                    ("r2", np.asarray(elsjax.r2(arrays[kind], target))),
-                ):
-                    row[name] = float(np.median(values))
-                    row[f"{name}_interval"] = _interval(values)
+                for name, values in _measures(arrays, kind, steps).items():
+                    known = values[~np.isnan(values)]
+                    row["num_undefined"][name] = len(values) - len(known)
+                    row[name] = float(np.median(known)) if len(known) else None
+                    row[f"{name}_interval"] = median_interval(known)
                 if "is" in kinds and kind != "is":
-                    row["better_than_is"] = float(np.mean(r > arrays[f"pearson_r_is_{steps}"]))
+                    baseline = arrays[f"pearson_r_is_{steps}"]
+                    known = ~np.isnan(r) & ~np.isnan(baseline)
+                    better = r[known] > baseline[known]
+                    row["num_undefined"]["better_than_is"] = len(r) - len(better)
+                    row["num_better_than_is"] = int(better.sum())
+                    row["better_than_is"] = float(better.mean()) if len(better) else None
                 rows.append(row)
         return rows
 
-    def _table(self, rows: list[dict[str, Any]]) -> list[list[str]]:
+    def _table(self, rows: list[dict[str, Any]], arrays: dict[str, np.ndarray]) -> list[list[str]]:
         """The rows as text, with a header."""
-        table = [["machine", "network steps", "pearson_r", "pearson_r2", "r2", "better than IS"]]
+        table = [["machine", "network steps", *_MEASURES, "better than IS"]]
         for row in rows:
-            cells = [_NAMES[row["machine"]], str(row["network_steps"])]
-            for name in ("pearson_r", "pearson_r2", "r2"):
-                low, high = row[f"{name}_interval"] or (np.nan, np.nan)
-                interval = "" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]"
-                cells.append(f"{row[name]:.2f}{interval}")
-            share = row.get("better_than_is")
-            table.append([*cells, "-" if share is None else f"{share:.0%}"])
+            measures = _measures(arrays, row["machine"], row["network_steps"])
+            cells = [
+                _cell(row[name], row[f"{name}_interval"], measures[name]) for name in _MEASURES
+            ]
+            share = "-"
+            if row.get("better_than_is") is not None:
+                number = row["num_samples"] - row["num_undefined"]["better_than_is"]
+                share = f"{row['num_better_than_is']} of {number}"
+            table.append([_NAMES[row["machine"]], str(row["network_steps"]), *cells, share])
         return table
+
+    def _left_out(self, rows: list[dict[str, Any]]) -> str:
+        """What is not in the table because it is undefined; "" if nothing is."""
+        parts = [
+            f"{name} of {count} of {row['num_samples']} samples of {_NAMES[row['machine']]} with "
+            f"{row['network_steps']} network steps"
+            for row in rows
+            for name, count in row["num_undefined"].items()
+            if count and name in _MEASURES
+        ]
+        if not parts:
+            return ""
+        why = "Undefined, because an image is constant or not finite, and left out"
+        return f"{why}: {'; '.join(parts)}."
 
     def _account(
         self, data: Dataset, kinds: tuple[Kind, ...], rows: list[dict[str, Any]]
@@ -199,7 +240,7 @@ class Compare(Experiment):
         """What was done and found, in paragraphs."""
         last = _NAMES[kinds[-1]]
         found = "; ".join(
-            f"{row['pearson_r']:.2f} with {row['network_steps']} network steps"
+            f"{_number(row['pearson_r'])} with {row['network_steps']} network steps"
             for row in rows
             if row["machine"] == kinds[-1]
         )
@@ -220,9 +261,25 @@ class Compare(Experiment):
             f"score machines painted theirs: formulas over the {len(data):,} training images, with "
             f"nothing trained. {start} {exactness}",
             f"Median correlation of {last} with the network, over the pixels of a sample: {found}. "
-            "A machine that only replays training images (IS) is the baseline. In brackets: 95 % "
-            "intervals of the medians by bootstrap over the samples.",
+            "A machine that only replays training images (IS) is the baseline. "
+            f"{self._spread(rows)}",
+            *filter(None, [self._left_out(rows)]),
         ]
+
+    def _spread(self, rows: list[dict[str, Any]]) -> str:
+        """What stands beside the medians."""
+        known = {
+            row["num_samples"] - row["num_undefined"][name] for row in rows for name in _MEASURES
+        }
+        sentences = []
+        if max(known) >= _FEWEST_FOR_INTERVAL:
+            sentences.append("In brackets: exact 95 % intervals of the medians (order statistics).")
+        if known & set(range(2, _FEWEST_FOR_INTERVAL)):
+            sentences.append(
+                f"In parentheses: the values themselves; fewer than {_FEWEST_FOR_INTERVAL} give no "
+                "95 % interval of a median."
+            )
+        return " ".join(sentences)
 
     def _pictures(self, kinds: tuple[Kind, ...], arrays: dict[str, np.ndarray]) -> list[Picture]:
         """The figures of the report."""
@@ -238,7 +295,7 @@ class Compare(Experiment):
         captions = [
             [
                 "",
-                *[f"r = {arrays[f'pearson_r_{kind}_{finest}'][row]:.2f}" for kind in kinds],
+                *[f"r = {_number(arrays[f'pearson_r_{kind}_{finest}'][row])}" for kind in kinds],
                 *[""] * (len(self.network_steps) + 1),
             ]
             for row in range(len(columns[0][1]))
@@ -275,18 +332,37 @@ class Compare(Experiment):
         for kind in kinds:
             x0 = arrays[f"x0_{kind}"]
             missing = len(target) - len(x0)
-            r = [elsjax.pearson_r(a, b) for a, b in zip(x0, target[missing:], strict=True)]
+            pairs = zip(x0, target[missing:], strict=True)
+            r = [_measured(elsjax.pearson_r, *pair) for pair in pairs]
             lines[_NAMES[kind]] = np.concatenate(
                 [np.full((missing, self.num_samples), np.nan), np.stack(r)]
             )
         return times, lines
 
 
-def _interval(values: np.ndarray) -> tuple[float, float] | None:
-    """95 % interval of the median, by bootstrap; None for a single value."""
-    if len(values) < 2:
-        return None
-    interval = scipy.stats.bootstrap(
-        (values,), np.median, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+def _measured(
+    measure: Callable[..., jax.Array], painted: np.ndarray, target: np.ndarray
+) -> np.ndarray:
+    """A measure of each sample, [B]; NaN also where an image is not finite."""
+    finite = (np.isfinite(painted) & np.isfinite(target)).all((1, 2, 3), keepdims=True)
+    values = measure(np.where(finite, painted, 0), np.where(finite, target, 0))
+    return np.where(finite.ravel(), values, np.nan)
+
+
+def _measures(arrays: dict[str, np.ndarray], kind: Kind, steps: int) -> dict[str, np.ndarray]:
+    """What the table says of a machine, by name, for each sample."""
+    r = arrays[f"pearson_r_{kind}_{steps}"]
+    return dict(zip(_MEASURES, (r, r**2, arrays[f"r2_{kind}_{steps}"]), strict=True))
+
+
+def _cell(median: float | None, interval: tuple[float, float] | None, values: np.ndarray) -> str:
+    """A median with its interval; with the values themselves where they are too few for one."""
+    if interval is not None:
+        return f"{median:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+    known = [f"{value:.2f}" for value in values if not np.isnan(value)]
+    return _number(median) + (f" ({', '.join(known)})" if len(known) > 1 else "")
+
+
+def _number(value: float | None) -> str:
+    """A measure as text; "-" where it is undefined."""
+    return "-" if value is None or np.isnan(value) else f"{value:.2f}"

@@ -3,13 +3,18 @@
 import contextlib
 import dataclasses
 import hashlib
-from typing import Any
+import os
+from pathlib import Path
+from typing import Any, Self
 
-import jax
+import numpy as np
 from tqdm import tqdm
 
-import elsjax
+from elsjax import tfds_source
 from elsjax.datasets import Dataset, load_dataset
+from elsjax.runs import environment
+
+_NAMED_LABELS = 20  # as many are printed; config.json has them all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +34,14 @@ class DataOptions:
     skip_unreadable: bool = False
     """Leave unreadable files of a folder out."""
 
+    def absolute(self) -> Self:
+        """The same images, found from any folder: what a run records."""
+        return dataclasses.replace(
+            self,
+            dataset=self.dataset if self._has_a_name() else _absolute(self.dataset),
+            data_dir=None if self.data_dir is None else _absolute(self.data_dir),
+        )
+
     def load(self) -> Dataset:
         """Loads the images, with a progress bar where that takes time."""
         with _bar("reading images", "image") as progress:
@@ -42,15 +55,40 @@ class DataOptions:
                 progress=progress,
             )
 
+    def print_labels(self, data: Dataset) -> None:
+        """Says which label stands for which class of a folder of images."""
+        names = data.label_names
+        if names is None or self._has_a_name():
+            return
+        said = [f"{label} {name}" for label, name in enumerate(names[:_NAMED_LABELS])]
+        more = f" and {len(names) - len(said)} more" if len(names) > len(said) else ""
+        print(f"labels: {', '.join(said)}{more}")
+
+    def _has_a_name(self) -> bool:
+        """Whether the data set is known by its name, and is no path."""
+        return self.dataset == "mnist5k" or self.dataset in tfds_source.SOURCES
+
 
 def describe(data: Dataset) -> dict[str, Any]:
     """What a run records of its images and of the versions that computed it, as JSON values."""
     return {
         "num_images": len(data),
         "image_shape": list(data.pixels.shape[1:]),
-        "images_sha256": hashlib.sha256(data.pixels.tobytes()).hexdigest(),
-        "versions": {"elsjax": elsjax.__version__, "jax": jax.__version__},
+        "images_sha256": images_sha256(data),
+        "label_names": None if data.label_names is None else list(data.label_names),
+        **environment(),
     }
+
+
+def images_sha256(data: Dataset) -> str:
+    """Checksum of the pixels."""
+    pixels = np.ascontiguousarray(data.pixels).reshape(-1)
+    return hashlib.sha256(pixels.data).hexdigest()
+
+
+def _absolute(path: str) -> str:
+    # An empty path is left to be refused: it is not the current folder.
+    return path and str(Path(os.path.expanduser(path)).absolute())
 
 
 @contextlib.contextmanager

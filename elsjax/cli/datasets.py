@@ -19,4 +19,4 @@ class Datasets:
             shape = "x".join(map(str, row.shape))
             mark = "yes" if row.available else "no "
             print(f"{row.name:14} {mark}  {shape:10}  {splits}; {row.description}; {row.where}")
-        print("A folder of images or an .npz with `images` [and `labels`] works as well.")
+        print("A folder of images, an .npz with `images` [and `labels`] or an .npy works as well.")

@@ -11,14 +11,34 @@ import tyro
 
 import elsjax
 from elsjax import checks
-from elsjax.cli.data import DataOptions, describe
+from elsjax.cli.data import DataOptions, describe, images_sha256
 from elsjax.datasets import Dataset
 from elsjax.dictionaries import Kind
 from elsjax.nn import Network
 from elsjax.windows import WindowSchedule
 from elsjax.zoo import zoo
 
-_OWN_DATA = "its own"
+MAX_SEED = 2**32 - 1  # JAX drops what is above, without a word, unless it computes in float64
+MAX_COUNT = 2**31 - 1  # axes of arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherData:
+    """Images other than those that a network was trained on; None is its own."""
+
+    dataset: str | None = None
+    """Training images of the machines: a name that `elsjax datasets` lists, a folder of images, or
+    an .npz. Default: what the network was trained on, and so for the options below."""
+    split: str | None = None
+    """Split of the data set."""
+    limit: int | None = None
+    """Use only the first images."""
+    image_size: int | None = None
+    """Side to resize the images to, which must be that of the network's images."""
+    data_dir: str | None = None
+    """Where TFDS data sets lie."""
+    skip_unreadable: bool = False
+    """Leave unreadable files of a folder out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +47,8 @@ class Experiment:
 
     network: str = "mnist5k/unet/zeros"
     """The network: a name that `elsjax zoo` lists, or a network.safetensors of `elsjax train`."""
-    data: Annotated[DataOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=lambda: DataOptions(dataset=_OWN_DATA)
+    data: Annotated[OtherData, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=OtherData
     )
     """Training images of the machines. By default those that the network was trained on."""
     num_samples: int = 2
@@ -45,35 +65,89 @@ class Experiment:
         """Raises ValueError if an option is wrong by itself."""
         for name in ("num_samples", "num_steps"):
             checks.positive_int(name, getattr(self, name))
-        if len(self.label) not in (0, 1, self.num_samples):
-            raise ValueError(
-                f"label={self.label} must be one class, or num_samples={self.num_samples} of them"
-            )
+            checks.in_range(name, getattr(self, name), 1, MAX_COUNT)
+        checks.in_range("seed", self.seed, 0, MAX_SEED)
+        check_labels(self.label, self.num_samples)
 
     def load_network(self) -> Network:
         """The network, from the zoo or a file."""
         if self.network in zoo():
             return elsjax.load_pretrained(self.network)
+        if Path(self.network).is_dir():
+            raise ValueError(
+                f"network={self.network!r} is a folder; expected a file, such as the "
+                "network.safetensors of `elsjax train`"
+            )
         if not Path(self.network).is_file():
             raise ValueError(
                 f"network={self.network!r} is neither a file nor one of {', '.join(zoo())}"
             )
         return elsjax.load_network(self.network)
 
-    def data_options(self) -> DataOptions:
-        """Which images the machines are made of."""
-        if self.data.dataset != _OWN_DATA:
-            return self.data
-        if self.network in zoo():
-            trained = dataclasses.asdict(zoo()[self.network])
-        else:
-            trained = _training_config(Path(self.network))
+    def data_options(self, network: Network) -> DataOptions:
+        """Which images the machines are made of.
+
+        Raises:
+          ValueError: if they are not of the size of the network's, or not known.
+        """
+        height, width, _ = network.image_shape
+        given = self.data
+        if given.image_size not in (None, height) or (given.image_size and height != width):
+            raise ValueError(
+                f"image_size={given.image_size} differs from {_sides(height, width)}, the size of "
+                "the network's images"
+            )
+        if given.dataset is not None:
+            side = height if height == width else None
+            split = given.split or "train"
+            return DataOptions(
+                given.dataset, split, given.limit, side, given.data_dir, given.skip_unreadable
+            )
+        own, _ = self._own_data(network)
+        if given.split not in (None, own.split):
+            own = dataclasses.replace(own, split=given.split, limit=None)
         return dataclasses.replace(
-            self.data,
-            dataset=trained["dataset"],
-            split=trained["split"],
-            limit=self.data.limit or trained["num_images"],
+            own,
+            limit=own.limit if given.limit is None else given.limit,
+            data_dir=own.data_dir if given.data_dir is None else given.data_dir,
+            skip_unreadable=own.skip_unreadable or given.skip_unreadable,
         )
+
+    def load_data(self, network: Network, options: DataOptions) -> Dataset:
+        """Loads the images that the machines are made of.
+
+        Raises:
+          ValueError: if they are not as the network's own, or have too few or too many classes.
+        """
+        data = options.load()
+        shape = data.pixels.shape[1:]
+        if shape != network.image_shape:
+            raise ValueError(
+                f"the images of dataset={options.dataset!r} are {_sides(*shape)}; those of the "
+                f"network are {_sides(*network.image_shape)}"
+            )
+        classes = network.num_classes
+        if classes is not None:
+            if data.labels is None:
+                raise ValueError(
+                    f"the network is conditional, on {classes} classes, but "
+                    f"dataset={options.dataset!r} has no labels"
+                )
+            if data.labels.max() >= classes:
+                raise ValueError(
+                    f"dataset={options.dataset!r} has labels up to {data.labels.max()}; those of "
+                    f"the network are 0 to {classes - 1}"
+                )
+        if self.data.dataset is None:
+            own, checksum = self._own_data(network)
+            same = (options.split, options.limit) == (own.split, own.limit)
+            if checksum is not None and same and images_sha256(data) != checksum:
+                raise ValueError(
+                    f"the images of dataset={options.dataset!r} are not those that "
+                    f"network={self.network!r} was trained on: their checksum differs, so they "
+                    "were changed since; pass --dataset to take them as they are"
+                )
+        return data
 
     def labels(self, network: Network) -> np.ndarray | None:
         """The class of each sample, [B]; None for an unconditional network."""
@@ -106,16 +180,35 @@ class Experiment:
         shape = data.pixels.shape[1:]
         return np.asarray(elsjax.initial_noise(jax.random.key(self.seed), self.num_samples, shape))
 
-    def describe(self, data: Dataset, label: np.ndarray | None) -> dict[str, Any]:
+    def describe(
+        self, options: DataOptions, data: Dataset, label: np.ndarray | None
+    ) -> dict[str, Any]:
         """The options with what they stand for, as JSON values, and the versions at work."""
-        options = dataclasses.asdict(self) | dataclasses.asdict(self.data_options())
+        resolved = dataclasses.asdict(self) | dataclasses.asdict(options.absolute())
         for irrelevant in ("data", "out", "overwrite"):
-            del options[irrelevant]
-        options["label"] = None if label is None else label.tolist()
+            del resolved[irrelevant]
+        resolved["label"] = None if label is None else label.tolist()
         return {
-            **{name: list(v) if isinstance(v, tuple) else v for name, v in options.items()},
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in resolved.items()},
             **describe(data),
         }
+
+    def _own_data(self, network: Network) -> tuple[DataOptions, str | None]:
+        """The images that the network was trained on, and their checksum where that is known."""
+        height, width, _ = network.image_shape
+        side = height if height == width else None
+        if self.network in zoo():
+            entry = zoo()[self.network]
+            return DataOptions(entry.dataset, entry.split, entry.num_images, side), None
+        return _recorded_data(Path(self.network), side)
+
+
+def check_labels(label: tuple[int, ...], num_samples: int) -> None:
+    """Raises ValueError unless there is no label, one, or one for each sample, all non-negative."""
+    if len(label) not in (0, 1, num_samples):
+        raise ValueError(f"label={label} must be one class, or num_samples={num_samples} of them")
+    for one in label:
+        checks.in_range("label", one, 0, np.iinfo(np.int32).max)
 
 
 def own_kind(network: Network) -> Kind:
@@ -123,15 +216,40 @@ def own_kind(network: Network) -> Kind:
     return "els" if network.padding == "circular" else "bbels"
 
 
-def _training_config(network: Path) -> dict[str, Any]:
-    """What `elsjax train` recorded beside a network."""
+def _sides(*sides: int) -> str:
+    """Sides of images as text."""
+    if len(sides) == 2 and sides[0] == sides[1]:
+        return str(sides[0])
+    return "×".join(map(str, sides))
+
+
+def _recorded_data(network: Path, side: int | None) -> tuple[DataOptions, str | None]:
+    """What `elsjax train` recorded beside a network of its images, and their checksum."""
     path = network.with_name("config.json")
     try:
-        config = json.loads(path.read_text())
-        return {name: config[name] for name in ("dataset", "split", "num_images")}
-    except (OSError, json.JSONDecodeError, KeyError) as error:
+        config = json.loads(path.read_bytes())
+        own = DataOptions(
+            _typed(config, "dataset", str),
+            _typed(config, "split", str),
+            _typed(config, "num_images", int),
+            # Configurations of earlier versions lack some of these.
+            _typed(config, "image_size", int | None, side),
+            _typed(config, "data_dir", str | None, None),
+            _typed(config, "skip_unreadable", bool, False),
+        )
+        checksum = _typed(config, "images_sha256", str | None, None)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"dataset is not given: network={str(network)!r} has no config.json of `elsjax train` "
-            "beside it to say what it was trained on; pass --dataset, and --limit if that was only "
-            "the first images"
+            f"beside it to say what it was trained on ({type(error).__name__}: {error}); pass "
+            "--dataset, and --limit if that was only the first images"
         ) from error
+    return own, checksum
+
+
+def _typed(config: Any, name: str, kind: Any, *default: Any) -> Any:
+    """An entry of a configuration; TypeError if it is not of the kind."""
+    value = config[name] if not default else config.get(name, default[0])
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{name} is {value!r}")
+    return value

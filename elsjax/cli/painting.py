@@ -1,15 +1,16 @@
 """Samples batch by batch, saved after every step of the reverse process."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 import elsjax
 from elsjax.denoisers import Denoiser
 from elsjax.runs import Run
-from elsjax.sampling import Solver, sample_keys
+from elsjax.sampling import Solver, Step, sample_keys
 
 
 class Painter:
@@ -40,6 +41,10 @@ class Painter:
         ]
         self._states: list[str] = []
 
+    def check(self, denoiser: Denoiser, times: np.ndarray, solver: Solver = "ddim") -> None:
+        """Raises the ValueError that `paint` would raise at its first step; computes nothing."""
+        self._steps(denoiser, times, solver, slice(None), self._noise, 0)
+
     def paint(
         self,
         name: str,
@@ -66,11 +71,7 @@ class Painter:
             for batch in self._batches:
                 file = f"state-{name}-{batch.start}.npz"
                 self._states.append(file)
-                state = self._run.load_arrays(file)
-                if state is None:
-                    x = self._noise[batch]
-                    state = {"x": x, "x0": np.zeros((len(kept), *x.shape), x.dtype)}
-                    state["taken"] = np.asarray(0)
+                state = self._start(file, self._noise[batch], len(kept), num_steps)
                 bar.update(int(state["taken"]))
                 if state["taken"] < num_steps:
                     self._go_on(file, denoiser, times, kept, solver, batch, state, bar)
@@ -85,6 +86,46 @@ class Painter:
         for file in self._states:
             self._run.remove(file)
 
+    def _start(
+        self, file: str, x: np.ndarray, num_kept: int, num_steps: int
+    ) -> dict[str, np.ndarray]:
+        """The state of a batch: where an earlier start left it, or at its noise."""
+        x = np.asarray(x, jnp.result_type(float))
+        new = {
+            "x": x,
+            "x0": np.zeros((num_kept, *x.shape), x.dtype),
+            "taken": np.asarray(0),
+        }
+        like = {name: (array.dtype, array.shape) for name, array in new.items()}
+        state = self._run.load_arrays(file, like)
+        if state is None:
+            return new
+        finite = np.isfinite(state["x"]).all() and np.isfinite(state["x0"]).all()
+        if not finite or not 0 <= state["taken"] <= num_steps:
+            self._run.warn_damaged(file, "no state of this run")
+            return new
+        return state
+
+    def _steps(
+        self,
+        denoiser: Denoiser,
+        times: np.ndarray,
+        solver: Solver,
+        batch: slice,
+        x: np.ndarray,
+        taken: int,
+    ) -> Iterator[Step]:
+        """The reverse process of a batch, from its state after some steps."""
+        return elsjax.reverse_process(
+            denoiser,
+            x,
+            label=None if self._label is None else self._label[batch],
+            solver=solver,
+            key=None if self._key is None else sample_keys(self._key, len(self._noise))[batch],
+            times=times,
+            first_step=taken,
+        )
+
     def _go_on(
         self,
         file: str,
@@ -97,17 +138,8 @@ class Painter:
         bar: tqdm,
     ) -> None:
         """Takes the steps of one batch that are left."""
-        keys = None if self._key is None else sample_keys(self._key, len(self._noise))[batch]
-        steps = elsjax.reverse_process(
-            denoiser,
-            state["x"],
-            label=None if self._label is None else self._label[batch],
-            solver=solver,
-            key=keys,
-            times=times,
-            first_step=int(state["taken"]),
-        )
-        for step in steps:
+        taken = int(state["taken"])
+        for step in self._steps(denoiser, times, solver, batch, state["x"], taken):
             state["x"] = np.asarray(step.x)
             state["taken"] = np.asarray(step.index + 1)
             if step.index in kept:

@@ -12,12 +12,14 @@ import tyro
 import elsjax
 from elsjax import checks, plotting
 from elsjax.cli.data import DataOptions, describe
+from elsjax.cli.experiment import MAX_COUNT, MAX_SEED, check_labels
 from elsjax.cli.painting import Painter
 from elsjax.cli.window import parse_window, published_table, window_list
 from elsjax.datasets import Dataset
 from elsjax.dictionaries import Kind
 from elsjax.parallel import use_all_cores
-from elsjax.runs import Run, check_free
+from elsjax.pixels import to_float
+from elsjax.runs import Run
 from elsjax.sampling import Solver
 from elsjax.windows import PUBLISHED_WINDOWS, WindowSchedule
 
@@ -52,7 +54,7 @@ class Sample:
     num_steps: int = 20
     """Steps of the reverse process."""
     solver: Solver = "ddim"
-    """How to take them."""
+    """ODE or SDE solver of the reverse process."""
     seed: int = 0
     """Sample b depends only on the seed and b."""
     batch_size: int = 8
@@ -72,16 +74,20 @@ class Sample:
         Raises:
           ValueError: if an option does not fit, before anything is computed or written.
         """
+        with Run(self.out, overwrite=self.overwrite) as run:
+            self._run(run)
+        print(f"{self.num_samples} samples in {self.out}: samples.png, samples.npz, config.json")
+
+    def _run(self, run: Run) -> None:
         for name in ("num_samples", "num_steps", "batch_size"):
             checks.positive_int(name, getattr(self, name))
-        if len(self.label) not in (0, 1, self.num_samples):
-            raise ValueError(
-                f"label={self.label} must be one class, or num_samples={self.num_samples} of them"
-            )
-        check_free(self.out, overwrite=self.overwrite)
-        window = self._window() if self.window else None
+            checks.in_range(name, getattr(self, name), 1, MAX_COUNT)
+        checks.in_range("seed", self.seed, 0, MAX_SEED)
+        check_labels(self.label, self.num_samples)
+        window = self._window() if self.window is not None else None
         if self.tolerance is not None:
             checks.in_range("tolerance", self.tolerance, 0, 1, open_ends=True)
+        times = np.arange(self.num_steps, -1, -1) / self.num_steps
         use_all_cores()
         data = self.data.load()
         # Chosen now, if not given, so that an unknown data set is what is told first.
@@ -99,11 +105,11 @@ class Sample:
         noise = np.asarray(elsjax.initial_noise(key, self.num_samples, machine.image_shape))
         labels = np.resize(np.asarray(self.label, np.int32), self.num_samples)
         label = labels if self.label else None
-        machine.check(noise, label)
-        run = Run(self.out, self._config(data, window), overwrite=self.overwrite)
-        times = np.arange(self.num_steps, -1, -1) / self.num_steps
-        pictured = sorted({int(np.abs(times[:-1] - t).argmin()) for t in _PICTURED_TIMES})
         painter = Painter(run, noise, label, self.batch_size, key)
+        painter.check(machine, times, self.solver)
+        run.start(self._config(data, window))
+        self.data.print_labels(data)
+        pictured = sorted({int(np.abs(times[:-1] - t).argmin()) for t in _PICTURED_TIMES})
         samples, x0 = painter.paint(self.machine, machine, times, pictured, self.solver)
         results = {"samples": samples, "x0": x0}
         index, distance = map(
@@ -114,7 +120,7 @@ class Sample:
             "x0_times": times[pictured],
             "nearest_index": index,
             "nearest_distance": distance,
-            "nearest_images": data.images[index],
+            "nearest_images": to_float(data.pixels[index]),
         }
         if label is not None:
             results["labels"] = labels
@@ -123,7 +129,6 @@ class Sample:
         run.write("samples.png", lambda file: figure.savefig(file, format="png"))
         painter.forget()
         run.finish()
-        print(f"{self.num_samples} samples in {self.out}: samples.png, samples.npz, config.json")
 
     def _window(self) -> WindowSchedule | int | None:
         if self.machine in ("is", "es"):
@@ -151,7 +156,8 @@ class Sample:
     def _config(self, data: Dataset, window: WindowSchedule | int | None) -> dict[str, Any]:
         """Everything that determines the results, and the versions that computed them."""
         options = dataclasses.asdict(self)
-        options |= options.pop("data")
+        del options["data"]
+        options |= dataclasses.asdict(self.data.absolute())
         for irrelevant in ("out", "overwrite"):
             del options[irrelevant]
         return {

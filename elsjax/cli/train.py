@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-import shutil
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,9 +15,13 @@ from tqdm import tqdm
 
 import elsjax
 from elsjax import checks, plotting, training
+from elsjax.analytic import wiener_filter
 from elsjax.checkpoints import Checkpoints
 from elsjax.cli.data import DataOptions, describe
+from elsjax.cli.experiment import MAX_SEED
 from elsjax.datasets import Dataset
+from elsjax.denoisers import Denoiser
+from elsjax.heldout import TIMES, HeldoutCurve, heldout_error, heldout_images
 from elsjax.nn import PRESETS, Network
 from elsjax.nn.files import (
     load_network,
@@ -27,20 +31,22 @@ from elsjax.nn.files import (
     set_weights,
 )
 from elsjax.nn.layers import Padding
+from elsjax.nn.network import Prediction
 from elsjax.parallel import use_all_cores
-from elsjax.runs import Run, check_free
+from elsjax.runs import Run
 
 _PICTURED_SAMPLES = 16
 _PICTURED_STEPS = 20
+_MOST_CLASSES = 100_000  # a network has a row of weights for each
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Train a network to predict noise.
+    """Train a network to denoise.
 
-    Writes network.safetensors (averaged weights), losses.npz, losses.png, samples.png and
-    config.json, as it goes in the folder OUT.partial. An interrupted run goes on where it stopped
-    when it is repeated, and ends the same to the last bit.
+    Writes network.safetensors (averaged weights), losses.npz, heldout.npz, losses.png, samples.png
+    and config.json, as it goes in the folder OUT.partial. An interrupted run goes on where it
+    stopped when it is repeated, and ends the same to the last bit.
     """
 
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = dataclasses.field(
@@ -52,17 +58,28 @@ class Train:
     ] = "unet-small"
     """The paper's sizes, or small ones that train on a CPU in hours."""
     padding: Padding = "zeros"
-    """Of all convolutions."""
+    """Padding of every convolution: zeros or circular."""
+    prediction: Prediction = "velocity"
+    """What the network predicts. The paper's networks predict noise; with the velocity, estimates
+    of the image are better at high noise."""
     conditional: bool = False
     """Condition on the class."""
     weights: Path | None = None
-    """Start from the weights of this network.safetensors, of the same architecture."""
+    """Start from the weights of this network.safetensors, of the same architecture and
+    prediction."""
     config: Annotated[training.TrainingConfig, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=training.TrainingConfig
     )
     """How to train."""
     checkpoint_every: int = 200
     """Steps from checkpoint to checkpoint, with pictures each time."""
+    evaluate_every: int = 1000
+    """Steps between measurements of the error on held-out images, at ten noise levels."""
+    heldout: str | None = None
+    """Data set of held-out images; of a TFDS data set its split test. By default the split test of
+    the training images' own, and for mnist5k MNIST's training set without the 5,000."""
+    num_heldout: int = 500
+    """Number of held-out images, evenly of all classes; 0 for none."""
     out: Path = Path("elsjax-network")
     """Folder to write."""
     overwrite: bool = False
@@ -75,19 +92,30 @@ class Train:
           ValueError: if an option does not fit, before anything is computed or written.
           FloatingPointError: if training diverges; the last good checkpoint is kept.
         """
+        with Run(self.out, overwrite=self.overwrite) as run:
+            loss = self._run(run)
+        print(f"loss {loss:.4f} over the last steps; {self.out}: network.safetensors, samples.png")
+
+    def _run(self, run: Run) -> float:
+        """Trains and writes the results; returns the loss over the last steps."""
         checks.positive_int("checkpoint_every", self.checkpoint_every)
-        check_free(self.out, overwrite=self.overwrite)
+        checks.positive_int("evaluate_every", self.evaluate_every)
+        checks.in_range("num_heldout", self.num_heldout, 0, math.inf)
+        checks.in_range("seed", self.config.seed, 0, MAX_SEED)
+        if self.weights is not None and not self.weights.is_file():
+            raise ValueError(f"weights={str(self.weights)!r} is not a file")
         use_all_cores()
         data = self.data.load()
         network = self._network(data)
         labels = data.labels if self.conditional else None
         training.check_data(network, data.pixels, labels, self.config)
-        run = Run(self.out, self._record(data, network), overwrite=self.overwrite)
-        checkpoints = Checkpoints(run.partial / "checkpoints")
-        state = checkpoints.latest(training.initial_state(network, self.config))
-        saved = run.load_arrays("losses.npz")
+        images = self._heldout_images(data, network)
+        run.start(self._record(data, network, images))
+        self.data.print_labels(data)
+        curve = None if images is None else self._curve(run, data, network, images)
+        checkpoints, state, losses = self._earlier(run, network, curve)
         taken = 0 if state is None else int(state.step)
-        losses = [] if saved is None else [saved["losses"][:taken]]
+        curve = None if curve is None else curve.until(taken)
         batch = self.config.batch_size
         bar = tqdm(
             total=self.config.num_steps * batch,
@@ -104,19 +132,46 @@ class Train:
                 labels,
                 self.config,
                 state=state,
-                report_every=math.gcd(10, self.checkpoint_every),
+                report_every=math.gcd(10, self.checkpoint_every, self.evaluate_every),
             ):
                 losses.append(progress.losses)
-                bar.set_postfix_str(f"loss {np.concatenate(losses[-20:]).mean():.4f}")
-                bar.update(progress.step * batch - bar.n)
                 last = progress.step == self.config.num_steps
+                due = last or progress.step % self.evaluate_every == 0
+                if due and images is not None and curve is not None:
+                    trained = training.trained_network(network, progress.state)
+                    curve = curve.extended(progress.step, self._errors(trained, images))
+                bar.set_postfix_str(
+                    f"loss {np.concatenate(losses[-20:]).mean():.4f}{_summary(curve)}"
+                )
+                bar.update(progress.step * batch - bar.n)
                 if progress.step % self.checkpoint_every == 0 or last:
-                    self._save(run, checkpoints, network, progress, np.concatenate(losses))
+                    self._save(run, checkpoints, network, progress, np.concatenate(losses), curve)
         checkpoints.close()
-        shutil.rmtree(checkpoints.directory)
+        run.remove("checkpoints")
         run.finish()
-        mean = np.concatenate(losses)[-1000:].mean()
-        print(f"loss {mean:.4f} over the last steps; {self.out}: network.safetensors, samples.png")
+        if curve is not None:
+            print(f"held-out error over the Wiener filter's: {_table(curve)}")
+        return float(np.concatenate(losses)[-1000:].mean())
+
+    def _earlier(
+        self, run: Run, network: Network, curve: HeldoutCurve | None
+    ) -> tuple[Checkpoints, training.TrainingState | None, list[np.ndarray]]:
+        """Where an earlier start of this run left it: its newest state, None at the beginning."""
+        checkpoints = Checkpoints(run.folder("checkpoints"))
+        state = checkpoints.latest(training.initial_state(network, self.config))
+        if state is None:
+            return checkpoints, None, []
+        taken = int(state.step)
+        saved = run.load_arrays("losses.npz", {"losses": (np.float32, (None,))})
+        measured = curve is None or len(curve.until(taken).steps) >= taken // self.evaluate_every
+        if saved is not None and len(saved["losses"]) >= taken and measured:
+            return checkpoints, state, [saved["losses"][:taken]]
+        # Without these the result would not be that of the run that was never stopped.
+        lost = "losses" if measured else "held-out errors"
+        warnings.warn(f"the {lost} of the unfinished run are lost; it starts anew", stacklevel=2)
+        checkpoints.close()
+        run.remove("checkpoints")
+        return Checkpoints(run.folder("checkpoints")), None, []
 
     def _network(self, data: Dataset) -> Network:
         num_classes = None
@@ -126,15 +181,84 @@ class Train:
             num_classes = int(data.labels.max()) + 1
             if data.label_names is not None:
                 num_classes = len(data.label_names)
+            elif num_classes > _MOST_CLASSES:
+                raise ValueError(
+                    f"conditional=True, but the labels of {data.name!r} go up to "
+                    f"{num_classes - 1}; expected classes, numbered from 0 on"
+                )
         network = PRESETS[self.network](
             data.pixels.shape[1:],
             padding=self.padding,
             num_classes=num_classes,
+            prediction=self.prediction,
             rngs=nnx.Rngs(self.config.seed),
         )
         if self.weights is not None:
-            set_weights(network, named_weights(load_network(self.weights)), str(self.weights))
+            started = load_network(self.weights)
+            if started.prediction != self.prediction:
+                raise ValueError(
+                    f"prediction={self.prediction!r}, but weights={str(self.weights)!r} are of a "
+                    f"network that predicts {started.prediction!r}"
+                )
+            set_weights(network, named_weights(started), str(self.weights))
         return network
+
+    def _heldout_images(self, data: Dataset, network: Network) -> Dataset | None:
+        """Images that are not trained on; None if there are to be none, or none are at hand."""
+        if not self.num_heldout:
+            return None
+        images = heldout_images(
+            data,
+            self.heldout,
+            self.num_heldout,
+            image_size=self.data.image_size,
+            data_dir=self.data.data_dir,
+        )
+        if images is None:
+            print(
+                f"no held-out images for {data.name!r} are at hand, so their error is not "
+                "measured; --heldout names a data set"
+            )
+        elif network.num_classes is not None:
+            if images.labels is None:
+                raise ValueError(f"heldout={images.name!r} has no labels; conditional=True")
+            if images.labels.max() >= network.num_classes:
+                raise ValueError(
+                    f"heldout={images.name!r} has classes up to {images.labels.max()}, the "
+                    f"training images {network.num_classes} classes"
+                )
+        return images
+
+    def _curve(self, run: Run, data: Dataset, network: Network, images: Dataset) -> HeldoutCurve:
+        """The held-out errors that the run knows; at first those of the Wiener filter alone."""
+        count = len(TIMES)
+        saved = run.load_arrays(
+            "heldout.npz",
+            {
+                "times": (np.float64, (count,)),
+                "wiener": (np.float64, (count,)),
+                "steps": (np.int64, (None,)),
+                "errors": (np.float64, (None, count)),
+            },
+        )
+        if saved is not None:
+            return HeldoutCurve(**saved)
+        print("computing the Wiener filter of the training images, the unit of held-out error")
+        wiener = self._errors(wiener_filter(data.pixels, network.schedule), images)
+        curve = HeldoutCurve(np.array(TIMES), wiener, np.empty(0, np.int64), np.empty((0, count)))
+        run.save_arrays("heldout.npz", curve._asdict())
+        return curve
+
+    def _errors(self, denoiser: Denoiser, images: Dataset) -> np.ndarray:
+        """Held-out error at each time, [T]."""
+        conditional = isinstance(denoiser, Network) and denoiser.num_classes is not None
+        return heldout_error(
+            denoiser,
+            images.pixels,
+            TIMES,
+            jax.random.key(self.config.seed),
+            images.labels if conditional else None,
+        ).mean(1)
 
     def _save(
         self,
@@ -143,6 +267,7 @@ class Train:
         network: Network,
         progress: training.Progress,
         losses: np.ndarray,
+        curve: HeldoutCurve | None,
     ) -> None:
         """Everything that is known so far; the checkpoint last, since it is what goes on."""
         trained = training.trained_network(network, progress.state)
@@ -155,25 +280,53 @@ class Train:
         content = network_bytes(trained)
         run.write("network.safetensors", lambda file: file.write(content))
         run.save_arrays("losses.npz", {"losses": losses})
-        figure = plotting.loss_figure(losses)
+        if curve is not None:
+            run.save_arrays("heldout.npz", curve._asdict())
+        figure = plotting.loss_figure(losses, curve)
         run.write("losses.png", lambda file: figure.savefig(file, format="png"))
         grid = plotting.grid_figure(samples)
         run.write("samples.png", lambda file: grid.savefig(file, format="png"))
         checkpoints.save(progress.step, progress.state)
 
-    def _record(self, data: Dataset, network: Network) -> dict[str, Any]:
+    def _record(self, data: Dataset, network: Network, images: Dataset | None) -> dict[str, Any]:
         """Everything that determines the results, and the versions that computed them."""
         options = dataclasses.asdict(self)
-        options |= options.pop("data") | options.pop("config")
+        del options["data"]
+        options |= dataclasses.asdict(self.data.absolute()) | options.pop("config")
         for irrelevant in ("out", "overwrite", "checkpoint_every"):
             del options[irrelevant]
-        options["weights"] = None if self.weights is None else str(self.weights)
+        options["weights"] = None if self.weights is None else str(self.weights.absolute())
         return {
             "command": "train",
             **options,
             "architecture": network_config(network),
             **describe(data),
+            "heldout_images": None if images is None else _description(images),
         }
+
+
+def _description(images: Dataset) -> dict[str, Any]:
+    described = describe(images)
+    return {
+        "dataset": images.name,
+        "split": images.split,
+        **{key: described[key] for key in ("num_images", "images_sha256")},
+    }
+
+
+def _summary(curve: HeldoutCurve | None) -> str:
+    """The last held-out errors in a few words: their mean over the times, and the worst."""
+    if curve is None or not len(curve.steps):
+        return ""
+    relative = curve.relative[-1]
+    worst = curve.times[relative.argmax()]
+    return f", held-out {relative.mean():.3f} of Wiener's, {relative.max():.3f} at t={worst:g}"
+
+
+def _table(curve: HeldoutCurve) -> str:
+    """The last held-out errors at all times."""
+    pairs = zip(curve.times, curve.relative[-1], strict=True)
+    return ", ".join(f"{error:.3f} at t={t:g}" for t, error in pairs)
 
 
 def _samples(network: Network) -> np.ndarray:

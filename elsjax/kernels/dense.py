@@ -271,7 +271,7 @@ def _stream(
         if blocks.fused and isinstance(part, WindowPart):
             seen = fused.block_state(part, queries, chosen, origin[0, 0, 0], counts)
             return posterior.merge(state, seen)
-        chosen = to_float(chosen).astype(queries.dtype) - origin
+        chosen = to_float(chosen, queries.dtype) - origin
         if isinstance(part, ImagePart) and part.translates:
             seen = _translates_state(part, queries, chosen, counts)
         elif _slides(part):

@@ -103,7 +103,7 @@ def plan(part: WindowPart, batch: int, num_images: int, budget: int) -> tuple[in
 
 def whole_pixel(origin: Float[Array, " c"]) -> Float[Array, " c"]:
     """The value nearest to origin that a pixel of 8 bits can have."""
-    return to_float(jnp.round((origin + 1) * 127.5).astype(jnp.uint8)).astype(origin.dtype)
+    return to_float(jnp.round((origin + 1) * 127.5).astype(jnp.uint8), origin.dtype)
 
 
 def block_state(

@@ -15,28 +15,22 @@ import functools
 import hashlib
 import json
 import math
-import os
-import warnings
-import zipfile
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import platformdirs
 from jaxtyping import Array, Float, Int, UInt8, UInt16
 from tqdm import tqdm
 
-from elsjax import parallel
+from elsjax import parallel, storage
 from elsjax.dictionaries import WindowPart
 from elsjax.pixels import to_float
-from elsjax.storage import write_whole
 
 # Distinct patches of a cluster, at most; principal axes. Part of a cached index's name.
 _CLUSTER_SIZE = 128
 _NUM_AXES = 16
-_VERSION = 2
+_VERSION = 3
 
 # What a count can say.
 _MOST = 2**15
@@ -90,11 +84,10 @@ class Patches(NamedTuple):
 
 
 def load_index(images: UInt8[np.ndarray, "n h w c"], part: WindowPart) -> PatchIndex:
-    """The index of a part, from the user's cache directory or built and left there.
+    """The index of a part, from the cache of "indices" or built and left there.
 
-    The directory is `elsjax/indices` in the user's cache, or ELSJAX_INDEX_DIR. A file's name is a
-    digest of the images, the part and this module's settings. One that is cut short or altered is
-    built again, with a warning.
+    A file's name is a digest of the images, the part and this module's settings. One that is
+    damaged is built again, and one that cannot be written is used all the same, with a warning.
 
     Args:
       images: training images.
@@ -104,19 +97,12 @@ def load_index(images: UInt8[np.ndarray, "n h w c"], part: WindowPart) -> PatchI
       The index.
     """
     name = _digest(images, part)
-    folder = os.environ.get("ELSJAX_INDEX_DIR")
-    cache = Path(folder) if folder else platformdirs.user_cache_path("elsjax", False) / "indices"
-    path = cache / f"{name}.npz"
-    if path.is_file():
-        try:
-            return _read(path, name)
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-            warnings.warn(f"{path} is damaged ({error}); building it again", stacklevel=2)
+    cached = storage.read_cached("indices", name)
+    if cached is not None:
+        return PatchIndex(**{key: jnp.asarray(array) for key, array in cached.items()})
     index = build_index(images, part)
-    cache.mkdir(parents=True, exist_ok=True)
     arrays = {f.name: np.asarray(getattr(index, f.name)) for f in dataclasses.fields(index)}
-    arrays["digest"] = np.asarray(name)
-    write_whole(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    storage.keep("indices", name, arrays)
     return index
 
 
@@ -245,7 +231,7 @@ def _cut_out(
         pixels = pixels.reshape(*places.shape, part.key_size).swapaxes(1, 2)
         pixels = jax.lax.optimization_barrier(pixels)
         shift = jnp.tile(origin, part.key_size // channels)
-        apart = to_float(pixels).astype(origin.dtype) - shift[None, :, None]
+        apart = to_float(pixels, origin.dtype) - shift[None, :, None]
         return Patches(pixels.reshape(len(places), -1), jnp.sum(apart * apart, axis=1))
 
     at_once = math.gcd(_CUT_AT_ONCE, len(places))
@@ -379,12 +365,3 @@ def _digest(images: UInt8[np.ndarray, "n h w c"], part: WindowPart) -> str:
     """Names an index by all that determines it."""
     settings = json.dumps([repr(part), images.shape, _CLUSTER_SIZE, _NUM_AXES, _VERSION])
     return hashlib.sha256(settings.encode() + np.ascontiguousarray(images).tobytes()).hexdigest()
-
-
-def _read(path: Path, name: str) -> PatchIndex:
-    """Reads a cached index; every array's checksum is verified."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        if str(archive["digest"]) != name:
-            raise ValueError("made for other data")
-        names = [field.name for field in dataclasses.fields(PatchIndex)]
-        return PatchIndex(**{name: jnp.asarray(archive[name]) for name in names})

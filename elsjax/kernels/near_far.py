@@ -488,7 +488,7 @@ def _open(
 ) -> posterior.PosteriorState:
     """States of clusters, patch by patch, for the queries in their slots."""
     units, _, size = windows.shape
-    pixels = to_float(patches.pixels).astype(windows.dtype).reshape(units, size, -1)
+    pixels = to_float(patches.pixels, windows.dtype).reshape(units, size, -1)
     pixels = pixels - shift[None, :, None]
     gain = alpha / (sigma * sigma)
     logits = jnp.einsum("udl,usd->usl", pixels, windows * gain, precision=lax.Precision.HIGHEST)

@@ -1,17 +1,17 @@
 """The UNet with self-attention: not local, the case that the theory is not made for."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from elsjax import checks
-from elsjax.denoisers import per_image
 from elsjax.nn.layers import PRECISION, Padding, conv, group_norm, linear
+from elsjax.nn.network import Prediction
 from elsjax.nn.unet import Shift, UNet
 from elsjax.schedules import Schedule
 
@@ -112,9 +112,8 @@ class AttentionUNet(UNet):
     Attention and normalisation both reach over the whole image, whatever the padding. Attention
     has no positions: with circular padding the network commutes with the shifts of a `UNet`.
 
-    What comes out of the last convolution is the velocity `v = alpha eps - sigma x_0` (Salimans &
-    Ho 2022); the noise is `sigma x_t + alpha v`. So at t -> 1, where x_0 follows from the noise by
-    a division by alpha, what normalisation loses of an image's mean and scale does no harm.
+    It predicts the velocity unless told otherwise. So at t -> 1, where x_0 follows from the noise
+    by a division by alpha, what normalisation loses of an image's mean and scale does no harm.
 
     Args:
       image_shape: (height, width, channels) of the images; see `UNet`.
@@ -127,6 +126,7 @@ class AttentionUNet(UNet):
       num_classes: number of classes to condition on; None for an unconditional network.
       kernel_size: odd side of the kernels on the way down; on the way up it is 3.
       last_kernel_size: odd side of the last kernel.
+      prediction: what the output is: "noise", "velocity" or "x0"; see `elsjax.nn.network`.
       schedule: noise schedule of the process; `CosineSchedule()` by default.
       dtype: of the weights; float32 by default, float64 under `jax_enable_x64`.
       rngs: keys for the weights, `flax.nnx.Rngs(seed)`.
@@ -147,16 +147,22 @@ class AttentionUNet(UNet):
         num_classes: int | None = None,
         kernel_size: int = 3,
         last_kernel_size: int = 3,
+        prediction: Prediction = "velocity",
         schedule: Schedule | None = None,
         dtype: Any = None,
         rngs: nnx.Rngs,
     ) -> None:
-        checks.positive_int("num_heads", num_heads)
-        levels = tuple(attention_levels)
-        if not levels or not set(levels) <= set(range(len(widths))):
+        widths = checks.positive_ints("widths", widths)
+        num_heads = checks.positive_int("num_heads", num_heads)
+        levels = tuple(attention_levels) if isinstance(attention_levels, Iterable) else ()
+        if not levels or not all(level in range(len(widths)) for level in levels):
             raise ValueError(
-                f"attention_levels={levels} must be one or more of 0 to {len(widths) - 1}"
+                f"attention_levels={attention_levels!r} must be one or more of 0 to "
+                f"{len(widths) - 1}"
             )
+        levels = tuple(
+            checks.integer("attention_levels", level, 0, len(widths)) for level in levels
+        )
         for level in levels:
             if widths[level] % num_heads:
                 raise ValueError(f"num_heads={num_heads} must divide the width {widths[level]}")
@@ -170,6 +176,7 @@ class AttentionUNet(UNet):
             num_classes=num_classes,
             kernel_size=kernel_size,
             last_kernel_size=last_kernel_size,
+            prediction=prediction,
             schedule=schedule,
             dtype=dtype,
             rngs=rngs,
@@ -186,16 +193,6 @@ class AttentionUNet(UNet):
             dtype=self.dtype,
             rngs=rngs,
         )
-
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        t: Float[Array, " b"],
-        label: Int[Array, " b"] | None = None,
-    ) -> Float[Array, "b h w c"]:
-        """See `Network.__call__`."""
-        alpha, sigma = (per_image(level).astype(self.dtype) for level in self.schedule(t))
-        return sigma * x.astype(self.dtype) + alpha * super().__call__(x, t, label)
 
     @property
     def receptive_field(self) -> int:

@@ -5,6 +5,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from elsjax.nn.layers import standard_normal
+
 
 def time_features(t: Float[Array, " b"], width: int) -> Float[Array, "b width"]:
     """`[sin(t f), cos(t f)]` with `width / 2` frequencies f from 1 down to 1/10000.
@@ -42,9 +44,8 @@ class Embedding(nnx.Module):
         self.dtype = dtype
         classes = None
         if num_classes is not None:
-            init = nnx.initializers.normal(1.0)
             classes = nnx.Embed(
-                num_classes, width, param_dtype=dtype, embedding_init=init, rngs=rngs
+                num_classes, width, param_dtype=dtype, embedding_init=standard_normal, rngs=rngs
             )
         self.classes = classes
 

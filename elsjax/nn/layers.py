@@ -1,6 +1,7 @@
 """Convolution, linear layer and upsampling, initialised as PyTorch does: U(±1/sqrt(fan_in)).
 
-The published networks have no normalisation, so how they start is part of what they are.
+The published networks have no normalisation, so how they start is part of what they are. Weights
+are drawn in float32, whatever their precision: they belong to the seed.
 
 Precision: `precision=None` leaves products at `jax_default_matmul_precision`. On recent GPUs that
 is TF32 for float32 weights, which is what such networks are usually trained with: nothing here
@@ -114,12 +115,17 @@ def per_pixel(vector: Float[Array, "b c"]) -> Float[Array, "b 1 1 c"]:
     return vector[:, None, None, :]
 
 
+def standard_normal(key: Array, shape: Any, dtype: Any = None, out_sharding: Any = None) -> Array:
+    """Initialiser N(0, 1)."""
+    return jax.random.normal(key, shape, jnp.float32, out_sharding=out_sharding).astype(dtype)
+
+
 def _uniform(fan_in: int) -> jax.nn.initializers.Initializer:
     bound = fan_in**-0.5
 
     def init(key: Array, shape: Any, dtype: Any = None, out_sharding: Any = None) -> Array:
         # Drawn flat: XLA takes several times as long to compile a draw of four axes.
-        flat = jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound)
-        return flat.reshape(shape, out_sharding=out_sharding)
+        flat = jax.random.uniform(key, (math.prod(shape),), jnp.float32, -bound, bound)
+        return flat.astype(dtype).reshape(shape, out_sharding=out_sharding)
 
     return init

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from elsjax import checks
 from elsjax.nn.layers import Padding, conv, group_norm, linear, per_pixel
-from elsjax.nn.network import Network
+from elsjax.nn.network import Network, Prediction
 from elsjax.schedules import Schedule
 
 
@@ -34,11 +34,13 @@ class ResNet(Network):
 
         h   = conv(x)
         h  += relu(conv(h + shift_i(t, label)))      for each layer i
-        eps = conv(h + shift_last(t, label))
+        out = conv(h + shift_last(t, label))
 
     There is no normalisation of images, no pooling and no attention: a pixel of the output
     depends on a square of side `receptive_field` (17 by default), and with circular padding the
-    network commutes with circular shifts.
+    network commutes with circular shifts. Their code has two variants that the paper does not use:
+    normalised networks, which see the whole image, and ones that double h where others shift it
+    before the last convolution.
 
     Args:
       image_shape: (height, width, channels) of the images.
@@ -48,6 +50,10 @@ class ResNet(Network):
       num_classes: number of classes to condition on; None for an unconditional network.
       kernel_size: odd side of the kernels.
       last_kernel_size: odd side of the last kernel.
+      normalized: group normalisation, 8 groups, after each layer's convolution and before the last.
+      last_shift: shift h before the last convolution; without, h is doubled there.
+      prediction: what the output is: "noise", as published, "velocity" or "x0"; see
+        `elsjax.nn.network`.
       schedule: noise schedule of the process; `CosineSchedule()` by default.
       dtype: of the weights; float32 by default, float64 under `jax_enable_x64`.
       rngs: keys for the weights, `flax.nnx.Rngs(seed)`.
@@ -66,28 +72,37 @@ class ResNet(Network):
         num_classes: int | None = None,
         kernel_size: int = 3,
         last_kernel_size: int = 3,
+        normalized: bool = False,
+        last_shift: bool = True,
+        prediction: Prediction = "noise",
         schedule: Schedule | None = None,
         dtype: Any = None,
         rngs: nnx.Rngs,
     ) -> None:
-        checks.positive_int("width", width)
+        width = checks.positive_int("width", width)
         if width % 8:
             raise ValueError(f"width={width} must be divisible by 8, the groups of its embedding")
-        checks.positive_int("num_layers", num_layers)
-        checks.odd_int("kernel_size", kernel_size)
-        checks.odd_int("last_kernel_size", last_kernel_size)
-        super().__init__(image_shape, padding, num_classes, width, schedule, dtype, rngs)
+        num_layers = checks.positive_int("num_layers", num_layers)
+        kernel_size = checks.odd_int("kernel_size", kernel_size)
+        last_kernel_size = checks.odd_int("last_kernel_size", last_kernel_size)
+        super().__init__(
+            image_shape, padding, num_classes, width, schedule, dtype, rngs, prediction=prediction
+        )
         self.width = width
         self.num_layers = num_layers
         self.kernel_size = kernel_size
         self.last_kernel_size = last_kernel_size
+        self.normalized = normalized
+        self.last_shift = last_shift
         channels = self.image_shape[2]
         common: dict[str, Any] = {"dtype": self.dtype, "rngs": rngs}
         self.first = conv(channels, width, kernel_size, padding, **common)
-        self.shifts = nnx.List(TimeShift(width, **common) for _ in range(num_layers + 1))
+        self.shifts = nnx.List(TimeShift(width, **common) for _ in range(num_layers + last_shift))
         self.convs = nnx.List(
             conv(width, width, kernel_size, padding, **common) for _ in range(num_layers)
         )
+        norms = (group_norm(width, 8, **common) for _ in range(num_layers + 1))
+        self.norms = nnx.List(norms) if normalized else None
         self.last = conv(width, channels, last_kernel_size, padding, **common)
 
     def __call__(
@@ -99,11 +114,17 @@ class ResNet(Network):
         """See `Network.__call__`."""
         embedding = self.embedding(t, label)
         h = self.first(x.astype(self.dtype))
-        for layer, shift in zip(self.convs, self.shifts[:-1], strict=True):
-            h = h + nnx.relu(layer(h + shift(embedding)))
-        return self.last(h + self.shifts[-1](embedding))
+        for i, layer in enumerate(self.convs):
+            h = h + nnx.relu(self._normalize(i, layer(h + self.shifts[i](embedding))))
+        h = h + (self.shifts[-1](embedding) if self.last_shift else h)
+        return self.last(self._normalize(-1, h))
+
+    def _normalize(self, index: int, h: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return h if self.norms is None else self.norms[index](h)
 
     @property
     def receptive_field(self) -> int:
         """See `Network.receptive_field`."""
+        if self.normalized:
+            return 2 * max(self.image_shape[:2]) - 1
         return 1 + (self.num_layers + 1) * (self.kernel_size - 1) + self.last_kernel_size - 1

@@ -8,8 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from elsjax import checks
-from elsjax.nn.layers import Padding, Upsample, conv, linear, max_pool, per_pixel
-from elsjax.nn.network import Network
+from elsjax.nn.layers import Padding, Upsample, conv, group_norm, linear, max_pool, per_pixel
+from elsjax.nn.network import Network, Prediction
 from elsjax.schedules import Schedule
 
 OUTPUT_KERNEL_SIZE = 3  # on the way up, whatever kernel_size is: so it is published
@@ -42,6 +42,7 @@ class Block(nnx.Module):
       embedding_width: length of the embedding.
       kernel_size: odd side of the kernels.
       padding: "zeros" or "circular".
+      normalized: group normalisation after each convolution.
       dtype: of the weights.
       rngs: keys for the weights.
     """
@@ -53,6 +54,7 @@ class Block(nnx.Module):
         embedding_width: int,
         kernel_size: int,
         padding: Padding,
+        normalized: bool,
         *,
         dtype: Any,
         rngs: nnx.Rngs,
@@ -62,14 +64,17 @@ class Block(nnx.Module):
             conv(channels, outputs, kernel_size, padding, dtype=dtype, rngs=rngs)
             for channels in (inputs, outputs)
         )
+        norms = (_norm(outputs, dtype=dtype, rngs=rngs) for _ in self.convs)
+        self.norms = nnx.List(norms) if normalized else None
 
     def __call__(
         self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"]
     ) -> Float[Array, "b h w d"]:
         """Features [B, H, W, outputs] of images [B, H, W, inputs]."""
         x = x + self.shift(embedding)
-        for layer in self.convs:
-            x = nnx.relu(layer(x))
+        for i, layer in enumerate(self.convs):
+            x = layer(x)
+            x = nnx.relu(x if self.norms is None else self.norms[i](x))
         return x
 
 
@@ -80,6 +85,7 @@ class UNet(Network):
     through 2×2 transposed convolutions; on the way up a block sees the features of its resolution
     from the way down beside what comes from below. There is no normalisation and no attention.
     With circular padding the network commutes with circular shifts by multiples of `pooling`.
+    Their code has normalised variants, which see the whole image; the paper does not use them.
 
     Args:
       image_shape: (height, width, channels) of the images; sides divisible by `pooling`,
@@ -90,6 +96,11 @@ class UNet(Network):
       num_classes: number of classes to condition on; None for an unconditional network.
       kernel_size: odd side of the kernels on the way down; on the way up it is 3.
       last_kernel_size: odd side of the last kernel.
+      normalized: group normalisation after each convolution but the last. The groups are 32, or
+        single channels where there are fewer: widths are at most 32 or multiples of it.
+      last_normalized: group normalisation before the last convolution.
+      prediction: what the output is: "noise", as published, "velocity" or "x0"; see
+        `elsjax.nn.network`.
       schedule: noise schedule of the process; `CosineSchedule()` by default.
       dtype: of the weights; float32 by default, float64 under `jax_enable_x64`.
       rngs: keys for the weights, `flax.nnx.Rngs(seed)`.
@@ -108,21 +119,31 @@ class UNet(Network):
         num_classes: int | None = None,
         kernel_size: int = 3,
         last_kernel_size: int = 3,
+        normalized: bool = False,
+        last_normalized: bool = False,
+        prediction: Prediction = "noise",
         schedule: Schedule | None = None,
         dtype: Any = None,
         rngs: nnx.Rngs,
     ) -> None:
-        for width in widths:
-            checks.positive_int("widths", width)
-        if len(widths) < 2:
-            raise ValueError(f"widths={tuple(widths)} must be two or more, one a resolution")
-        checks.odd_int("kernel_size", kernel_size)
-        checks.odd_int("last_kernel_size", last_kernel_size)
-        self.widths = tuple(int(width) for width in widths)
+        self.widths = checks.positive_ints("widths", widths)
+        if len(self.widths) < 2:
+            raise ValueError(f"widths={self.widths} must be two or more, one a resolution")
+        for width in self.widths if normalized else self.widths[:1] if last_normalized else ():
+            if width > 32 and width % 32:
+                raise ValueError(f"widths={self.widths} must be at most 32 or multiples of it")
+        kernel_size = checks.odd_int("kernel_size", kernel_size)
+        last_kernel_size = checks.odd_int("last_kernel_size", last_kernel_size)
+        embedding_width = checks.positive_int("embedding_width", embedding_width)
         self.embedding_width = embedding_width
         self.kernel_size = kernel_size
         self.last_kernel_size = last_kernel_size
-        super().__init__(image_shape, padding, num_classes, embedding_width, schedule, dtype, rngs)
+        self.normalized = normalized
+        self.last_normalized = last_normalized
+        super().__init__(
+            *(image_shape, padding, num_classes, embedding_width, schedule, dtype, rngs),
+            prediction=prediction,
+        )
         channels = self.image_shape[2]
         levels = range(len(self.widths))
         common: dict[str, Any] = {"dtype": self.dtype, "rngs": rngs}
@@ -138,6 +159,7 @@ class UNet(Network):
             for level in levels[:-1]
         )
         self.last_shift = Shift(embedding_width, self.widths[0], **common)
+        self.last_norm = _norm(self.widths[0], **common) if last_normalized else None
         self.last = conv(self.widths[0], channels, last_kernel_size, padding, **common)
 
     def _block(self, level: int, inputs: int, kernel_size: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -148,6 +170,7 @@ class UNet(Network):
             self.embedding_width,
             kernel_size,
             self.padding,
+            self.normalized,
             dtype=self.dtype,
             rngs=rngs,
         )
@@ -170,7 +193,8 @@ class UNet(Network):
         for level in reversed(range(len(skips))):
             h = jnp.concatenate([skips[level], self.upsamples[level](h)], axis=-1)
             h = self.up[level](h, embedding)
-        return self.last(h + self.last_shift(embedding))
+        h = h + self.last_shift(embedding)
+        return self.last(h if self.last_norm is None else self.last_norm(h))
 
     @property
     def pooling(self) -> int:
@@ -184,6 +208,8 @@ class UNet(Network):
         What a pixel depends on is not centred on it: it changes with the pixel's place among the
         pooled blocks. This is the window that holds it for all of them.
         """
+        if self.normalized or self.last_normalized:
+            return 2 * max(self.image_shape[:2]) - 1
         reach = 0
         for place in range(self.pooling):
             first, last = self._seen_by(place)
@@ -202,3 +228,8 @@ class UNet(Network):
         for _ in range(bottom):  # down: the pooled block, then two convolutions
             first, last = 2 * first - down, 2 * last + 1 + down
         return first, last
+
+
+def _norm(channels: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.GroupNorm:
+    """The published normalisation: 32 groups, or each channel by itself where there are fewer."""
+    return group_norm(channels, min(32, channels), dtype=dtype, rngs=rngs)

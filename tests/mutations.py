@@ -1,0 +1,269 @@
+"""Runs damaged and absurd inputs, each made from a number, and judges how each ends.
+
+    python tests/mutations.py 10000         # numbers 0 to 9,999
+    python tests/mutations.py 12 7042       # these again, with all that they say
+
+An input ends right (status 0, a whole result), or with status 2 and one line: no traceback, no
+warning of a library, nothing left behind, nothing foreign gone.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import matplotlib.image
+import numpy as np
+import pytest
+import safetensors.numpy
+from mutated_inputs import KINDS, Stock, case
+from tqdm import tqdm
+
+from elsjax import cli
+from elsjax.kernels import near_far
+
+_SECONDS = 20  # of CPU time, after which a command counts as hanging
+_BAR = re.compile(r"\d+%\||\d+\w* \[\d\d:\d\d")  # drawn by tqdm
+# Measures that are undefined for constant images.
+_UNDEFINED = re.compile(r"(pearson_r|r2)_")
+
+
+class _Slow(BaseException):
+    """A command takes too long; no Exception, so that no command catches it."""
+
+
+class Ended(NamedTuple):
+    """How a command ended.
+
+    Attributes:
+      status: its exit status; None after a traceback.
+      out: what it printed.
+      err: what it complained of, without progress bars.
+      problems: what should not be, in words.
+    """
+
+    status: int | None
+    out: str
+    err: str
+    problems: list[str]
+
+
+class Outcome(NamedTuple):
+    """What became of one input."""
+
+    seed: int
+    kind: str
+    words: list[str]
+    ended: Ended
+
+
+class Harness:
+    """Runs inputs one after another in a scratch folder.
+
+    Args:
+      folder: empty folder.
+      patch: sets for how long home and caches lie in that folder, one device is used, and even few
+        images have an index.
+    """
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self._folder = folder
+        for name, place in (
+            ("HOME", "home"),
+            ("XDG_CACHE_HOME", "cache"),
+            ("ELSJAX_CACHE_DIR", "cache"),
+            ("TFDS_DATA_DIR", "home/tfds"),
+        ):
+            patch.setenv(name, str(folder / place))
+            (folder / place).mkdir(exist_ok=True)
+        patch.setattr(near_far, "_FEWEST_PATCHES", 0)
+        patch.setattr(jax, "device_count", lambda: 1)  # fewer and smaller programs
+        self._stock = Stock(folder / "stock", folder / "cache", lambda *a: run(*a).status)
+
+    def outcome(self, seed: int) -> Outcome:
+        """Makes and runs one input, and judges it."""
+        folder = self._folder / "cases" / "case"
+        shutil.rmtree(folder, ignore_errors=True)
+        kind, words = case(seed, folder, self._stock)
+        before = _tree(folder)
+        ended = run(folder, words)
+        after = _tree(folder)
+        problems = ended.problems + _left(words, ended.status, before, after)
+        problems += [
+            f"left in a cache: {path}" for path in _tree(self._folder / "cache") if ".tmp" in path
+        ]
+        if ended.status == 0:
+            problems += _faults(folder, set(after) - set(before))
+        return Outcome(seed, kind, words, ended._replace(problems=problems))
+
+
+def run(folder: Path, words: list[str]) -> Ended:
+    """Runs words of the command line in a folder."""
+    out, err, problems, status = io.StringIO(), io.StringIO(), [], None
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(record=True) as warned,
+        _limited(),
+    ):
+        warnings.simplefilter("always")
+        try:
+            status = cli.main(words)
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 1
+            if stop.code not in (0, None) or "--help" not in words:
+                problems.append(f"SystemExit({stop.code})")
+        except _Slow:
+            problems.append(f"takes more than {_SECONDS} s")
+        except BaseException as error:
+            problems.append("traceback: " + _where(error))
+    problems += [f"warning: {w.category.__name__}: {w.message}" for w in warned]
+    text = re.sub(r"[^\n]*\r|\x1b\[A", "", err.getvalue())
+    said = [line for line in text.splitlines() if line.strip() and not _BAR.search(line)]
+    told = [line for line in said if not line.startswith("elsjax: warning: ")]
+    if status == 0 and told:
+        problems.append(f"status 0, but says {told[0]!r}")
+    if status not in (0, None):
+        if status not in (2, 130) and not (status == 1 and words[0] == "train"):
+            problems.append(f"status {status}")
+        if len(told) != 1 or not told[0].startswith("elsjax: "):
+            problems.append(f"not one line: {told[:3]}")
+    return Ended(status, out.getvalue(), "\n".join(said), problems)
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Raises _Slow in what takes too long, where the system has such a clock."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise _Slow
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, _SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def _where(error: BaseException) -> str:
+    """An exception and the last of our lines that it passed."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/elsjax/" in f.filename]
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+    return f"{type(error).__name__} at {place}: {str(error)[:200]}"
+
+
+def _tree(folder: Path) -> dict[str, Any]:
+    """All below a folder, by path: content of a file, target of a link, None for a folder."""
+    found: dict[str, Any] = {}
+    for root, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(root, name)
+            key = str(path.relative_to(folder))
+            if path.is_symlink():
+                found[key] = os.readlink(path)
+            else:
+                found[key] = None if path.is_dir() else path.read_bytes()
+    return found
+
+
+def _left(
+    words: list[str], status: int | None, before: dict[str, Any], after: dict[str, Any]
+) -> list[str]:
+    """What is left behind, gone or changed, but for the results of a run and what it resumes."""
+    ours = "run.partial/"
+    gone = [p for p in before if p not in after and not f"{p}/".startswith(ours)]
+    changed = [p for p in before if p in after and before[p] != after[p] and not p.startswith(ours)]
+    if "--overwrite" in words:  # a file of ours, which may be replaced
+        changed = [path for path in changed if not path.endswith(".safetensors")]
+    problems = [f"gone: {path}" for path in gone] + [f"changed: {path}" for path in changed]
+    new = [path for path in after if path not in before]
+    if status == 0:
+        new = [path for path in new if path.endswith((".tmp", ".partial"))]
+    elif "run.partial" in before or status == 1:  # a run goes as far as it can
+        new = [path for path in new if not f"{path}/".startswith(ours) or path.endswith(".tmp")]
+    problems += [f"left behind: {path}" for path in new]
+    kept = {"run.partial/notes.txt", "run/notes.txt"}
+    if "run.partial/notes.txt" in before and not kept & set(after):
+        problems.append("gone: run.partial/notes.txt")
+    return problems
+
+
+def _faults(folder: Path, new: set[str]) -> list[str]:
+    """What is wrong with the files of a result."""
+    problems = []
+    for name in sorted(new):
+        path = folder / name
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_text(), parse_constant=_refuse)
+            elif path.suffix == ".png":
+                matplotlib.image.imread(path)
+            elif path.suffix == ".npz":
+                with np.load(path) as archive:
+                    problems += [
+                        f"not finite: {name}: {key}"
+                        for key in archive
+                        if archive[key].dtype.kind == "f"
+                        and not _UNDEFINED.match(key)
+                        and not np.isfinite(archive[key]).all()
+                    ]
+            elif path.suffix == ".safetensors":
+                safetensors.numpy.load_file(path)
+        except Exception as error:
+            problems.append(f"unreadable: {name}: {error}")
+    return problems
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
+
+
+def main(arguments: list[str]) -> int:
+    """Runs all numbers below one, or some again."""
+    numbers = [int(argument) for argument in arguments]
+    again = len(numbers) > 1
+    seeds = numbers if again else range(numbers[0])
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    jax.config.update("jax_enable_compilation_cache", False)
+    jax.config.update("jax_num_cpu_devices", 1)
+    jax.devices()
+    counts: Counter[tuple[str, Any]] = Counter()
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        harness = Harness(Path(folder), patch)
+        for seed in tqdm(seeds, unit="input", disable=again):
+            if seed % 500 == 499:  # each compiled program holds memory mappings
+                jax.clear_caches()
+            _, kind, words, ended = harness.outcome(seed)
+            counts[kind, "failed" if ended.problems else ended.status] += 1
+            if ended.problems or again:
+                failed += bool(ended.problems)
+                tqdm.write(f"{seed} {kind}: {' '.join(map(ascii, words))}: {ended.status}")
+                for text in [*ended.problems, *([ended.out, ended.err] if again else [])]:
+                    tqdm.write(f"    {text}")
+    for kind in [kind.__name__ for kind in KINDS]:
+        row = [f"{status}: {n}" for (k, status), n in sorted(counts.items(), key=str) if k == kind]
+        print(f"{kind:>12}  {', '.join(row)}")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
