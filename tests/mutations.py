@@ -100,7 +100,7 @@ class Harness:
         before = _tree(folder)
         ended = run(folder, words)
         after = _tree(folder)
-        problems = ended.problems + _left(words, ended.status, before, after)
+        problems = ended.problems + _left(kind, words, ended.status, before, after)
         problems += [
             f"left in a cache: {path}" for path in _tree(self._folder / "cache") if ".tmp" in path
         ]
@@ -185,20 +185,23 @@ def _tree(folder: Path) -> dict[str, Any]:
 
 
 def _left(
-    words: list[str], status: int | None, before: dict[str, Any], after: dict[str, Any]
+    kind: str, words: list[str], status: int | None, before: dict[str, Any], after: dict[str, Any]
 ) -> list[str]:
     """What is left behind, gone or changed, but for the results of a run and what it resumes."""
-    ours = "run.partial/"
-    gone = [p for p in before if p not in after and not f"{p}/".startswith(ours)]
+    ours = "run.partial/" if kind == "partial" else "nothing/"
+    empty = {p for p in ("run", "run.partial") if not any(q.startswith(f"{p}/") for q in before)}
+    empty = {p for p in empty if p in before and before[p] is None}  # nothing is lost with them
+    gone = [p for p in before if p not in {*after, *empty} and not f"{p}/".startswith(ours)]
     changed = [p for p in before if p in after and before[p] != after[p] and not p.startswith(ours)]
     if "--overwrite" in words:  # a file of ours, which may be replaced
-        changed = [path for path in changed if not path.endswith(".safetensors")]
-    problems = [f"gone: {path}" for path in gone] + [f"changed: {path}" for path in changed]
-    new = [path for path in after if path not in before]
+        changed = [p for p in changed if not p.endswith(".safetensors")]
+    problems = [f"gone: {p}" for p in gone] + [f"changed: {p}" for p in changed]
+    new = [p for p in after if p not in before]
     if status == 0:
-        new = [path for path in new if path.endswith((".tmp", ".partial"))]
-    elif "run.partial" in before or status == 1:  # a run goes as far as it can
-        new = [path for path in new if not f"{path}/".startswith(ours) or path.endswith(".tmp")]
+        new = [p for p in new if p.endswith((".tmp", ".partial"))]
+    else:  # a killed run, or a training that diverged, goes as far as it can
+        ours = "run.partial/" if status == 1 else ours
+        new = [p for p in new if not f"{p}/".startswith(ours) or p.endswith(".tmp")]
     problems += [f"left behind: {path}" for path in new]
     kept = {"run.partial/notes.txt", "run/notes.txt"}
     if "run.partial/notes.txt" in before and not kept & set(after):
