@@ -123,7 +123,7 @@ def measure(options: Options, run: Run) -> None:
         rows = [fit(*pair) for pair in along(fitting, network, machine, fitting.noise(data), "fit")]
         fitted = {
             "weights": np.stack([w for w, _ in rows]),
-            "errors": np.stack([e for _, e in rows]),
+            "errors": np.stack([e for _, e in rows]).astype(float),
         }
         run.save_arrays("weights.npz", fitted)
     best = np.eye(len(options.windows))[fitted["errors"].argmin(axis=1)]

@@ -337,9 +337,39 @@ _NAMES = (
 # Options whose numbers may be of any size: they are refused, or cost nothing.
 _SAFE = ("limit", "label", "split", "seed", "window", "candidates", "tolerance", "learning-rate")
 _SAFE += ("ema-decay", "clip-norm", "warmup-steps", "devices", "learning-rate-decay", "dataset")
-_OTHERS = ("split", "limit", "label", "seed", "tolerance", "solver", "wrap-patches", "data-dir")
-_OTHERS += ("protocol", "monotone", "conditional", "padding", "weights", "precision", "ema-decay")
-_OTHERS += ("clip-norm", "learning-rate", "devices", "channels", "skip-unreadable", "window")
+_COMMON = ("limit", "seed", "split", "data-dir", "skip-unreadable", "num-samples", "num-steps")
+_OTHERS = {
+    "sample": (*_COMMON, "label", "tolerance", "solver", "wrap-patches", "window", "machine"),
+    "compare": (*_COMMON, "label", "tolerance", "protocol", "window", "machine", "network-steps"),
+    "calibrate": (*_COMMON, "label", "monotone", "candidates"),
+    "train": ("padding", "conditional", "weights", "precision", "ema-decay", "clip-norm", "seed"),
+    "bench": ("devices", "channels", "window", "batch-size", "machine"),
+    "import-torch": ("config", "image-size", "overwrite"),
+    "zoo": ("help",),
+    "datasets": ("data-dir",),
+}
+
+
+def folders(rng: Rng, folder: Path, _: Stock) -> Words:
+    """Folders to write to that are taken, odd, or not ours."""
+    words = list(pick(rng, (SAMPLE, SAMPLE, SAMPLE, COMPARE, CALIBRATE, BENCH, TRAIN)))
+    if rng.random() < 0.4:
+        words[words.index("--out") + 1] = pick(rng, _PATHS)
+    for name in ("run", "run.partial"):
+        path = folder / name
+        match rng.integers(8):
+            case 0:
+                path.write_text("mine")
+            case 1:
+                path.symlink_to(pick(rng, ("real", "missing", "notes.txt", name)))
+            case 2 | 3:
+                path.mkdir()
+                (path / pick(rng, ("keep.txt", "samples.npz", ".hidden"))).write_text("mine")
+                others = ("{}", '{"command": "sample"}', "[]", "mine", "")
+                (path / "config.json").write_text(pick(rng, others))
+            case 4:
+                path.mkdir()
+    return [*words, *pick(rng, ((), ("--overwrite",)))]
 
 
 def line(rng: Rng, folder: Path, stock: Stock) -> Words:
@@ -350,11 +380,11 @@ def line(rng: Rng, folder: Path, stock: Stock) -> Words:
     for _ in range(rng.integers(1, 4)):
         options = [i for i, word in enumerate(words) if word.startswith("--")]
         place = int(pick(rng, options)) if options else len(words)
-        match rng.integers(9):
+        match rng.integers(10):
             case 0 | 1 | 2 if place + 1 < len(words):
                 words[place + 1] = _value(rng, words[place][2:])
             case 3 | 4:
-                option = pick(rng, _OTHERS)
+                option = pick(rng, _OTHERS.get(words[0], ("out",)))
                 words += [f"--{option}", _value(rng, option)]
             case 5 if place + 1 < len(words):
                 del words[place + 1]
@@ -365,7 +395,10 @@ def line(rng: Rng, folder: Path, stock: Stock) -> Words:
                 words.insert(
                     rng.integers(len(words) + 1), pick(rng, (*odd, "stray", "--limi", "-"))
                 )
-            case 8 if place + 1 < len(words):
+            case 8 if "--out" in words[:-1]:
+                words[words.index("--out") + 1] = pick(rng, _PATHS)
+                words += pick(rng, ((), ("--overwrite",)))
+            case 9 if place + 1 < len(words):
                 words[place : place + 2] = [f"{words[place]}={words[place + 1]}"]
     return words
 
@@ -378,10 +411,10 @@ def _value(rng: Rng, option: str) -> str:
 
 
 KINDS: tuple[Callable[[Rng, Path, Stock], Words], ...] = (
-    npz, images, network, index, partial, windows, torch_file, line,
+    npz, images, network, index, partial, windows, torch_file, folders, line,
 )  # fmt: skip
 # One after another, the quick ones more often.
-_TURNS = (*KINDS, *(kind for kind in KINDS if kind is not index), line)
+_TURNS = (*KINDS, *(kind for kind in KINDS if kind is not index))
 
 
 def kind_of(seed: int) -> str:
