@@ -21,7 +21,9 @@ OPTIMISED = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters":
 
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
+import prepared  # noqa: E402
 from flax import nnx  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 with jaxtyping.install_import_hook("elsjax", "annotations.checked"):
     import elsjax
@@ -34,6 +36,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.devices()  # starts JAX, after which flags and the number of devices stay
 del os.environ["XLA_FLAGS"]
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # of processes that tests start
+
+settings.register_profile("same", derandomize=True, deadline=None, database=None)
+settings.load_profile("same")
 
 REFERENCE = Path(__file__).parent / "reference"
 TFDS_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
@@ -114,8 +119,17 @@ def small_network(tmp_path_factory) -> str:
     return str(folder / "network.safetensors")
 
 
+@pytest.fixture(scope="session")
+def tfds_dir(tmp_path_factory) -> str:
+    """A TFDS directory with a few random images as MNIST, FashionMNIST and CIFAR10."""
+    directory = tmp_path_factory.mktemp("tfds")
+    for name in prepared.SHAPES:
+        prepared.prepare(name, directory)
+    return str(directory)
+
+
 @pytest.fixture
-def tfds_dir() -> str:
+def real_tfds_dir() -> str:
     """A TFDS directory with MNIST, FashionMNIST and CIFAR10 prepared."""
     if TFDS_DATA_DIR is None or not Path(TFDS_DATA_DIR, "mnist").is_dir():
         pytest.skip("no prepared TFDS data sets: set TFDS_DATA_DIR")
