@@ -60,10 +60,9 @@ def read_archive(path: Path, split: str, limit: int | None, image_size: int | No
         classes, loaded = (len(np.unique(some)) for some in (labels, labels[: len(pixels)]))
         labels = labels[: len(pixels)]
         if loaded < classes <= len(pixels):
-            warnings.warn(
+            checks.warn(
                 f"{where}: the first {len(pixels)} images are of {loaded} of {classes} classes; "
-                "shuffle the archive for some of each",
-                stacklevel=3,
+                "shuffle the archive for some of each"
             )
     return pixels, labels, None
 
@@ -186,10 +185,9 @@ def _checked_integers(what: str, images: np.ndarray) -> UInt8[np.ndarray, "n h w
             "uint8, or floats in [-1, 1]"
         )
     if high == 1:
-        warnings.warn(
+        checks.warn(
             f"{what} is read as 0 to 255, nearly black, but its largest value is 1; if 1 is white, "
-            "store 255 * images",
-            stacklevel=5,
+            "store 255 * images"
         )
     return np.ascontiguousarray(images, np.uint8)
 
@@ -205,10 +203,9 @@ def _checked_floats(what: str, images: np.ndarray) -> Pixels:
             + (scale if low >= 0 and 2 <= high <= 255 else "")
         )
     if low >= 0:
-        warnings.warn(
+        checks.warn(
             f"{what} lies in [0, 1] and is read as [-1, 1], though either reading is possible; if "
-            "it is scaled to [0, 1], store 2 * images - 1, or uint8",
-            stacklevel=5,
+            "it is scaled to [0, 1], store 2 * images - 1, or uint8"
         )
     return np.clip(np.ascontiguousarray(images, np.float32), -1, 1)
 

@@ -6,13 +6,13 @@ damaged disk left is passed over, and Orbax never sees it.
 
 import hashlib
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from elsjax import checks
 from elsjax.nn.files import check_same_tensors
 from elsjax.storage import write_whole
 
@@ -32,10 +32,9 @@ class Checkpoints:
         self.directory = directory
         for folder in sorted(directory.glob("[0-9]*")):
             if folder.is_dir() and not _is_whole(folder):
-                warnings.warn(
+                checks.warn(
                     f"checkpoint {str(folder)!r} is damaged, or was not written to its end; "
-                    "training goes on from the one before",
-                    stacklevel=2,
+                    "training goes on from the one before"
                 )
                 shutil.rmtree(folder)
         self._checkpointer = ocp.training.Checkpointer(

@@ -29,6 +29,10 @@ _OURS = ("elsjax", "jaxtyping")
 _MANY_CHANNELS, _FEW_PIXELS = 8, 4
 
 
+class ElsjaxWarning(UserWarning):
+    """What is done with an input may not be what was meant, or something was done without."""
+
+
 def one_of(name: str, value: object, known: Collection[str]) -> None:
     """Raises ValueError unless value is one of the known names."""
     if not isinstance(value, str) or value not in known:
@@ -288,7 +292,7 @@ def warn(message: str) -> None:
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals["__name__"].split(".")[0] in _OURS:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(message, ElsjaxWarning, stacklevel=level)
 
 
 def _is_integer(value: object) -> bool:

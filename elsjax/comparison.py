@@ -15,7 +15,6 @@ into x_s. From 1 to 0.95 that factor is 6.2, at the next step 0.86: where a netw
 its first step adds several times the signal of x_0.95 in errors, which no theory of it predicts.
 """
 
-import warnings
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
@@ -291,8 +290,7 @@ def _warn_of_scales(name: str, a: Array, other: str, b: Array) -> None:
                 f"{n} in [{span[0]:.3g}, {span[1]:.3g}]"
                 for n, span in zip((name, other), spans, strict=True)
             )
-            warnings.warn(
-                f"{ranges} are of different scales; expected the same for both, such as [-1, 1]",
-                stacklevel=3,
+            checks.warn(
+                f"{ranges} are of different scales; expected the same for both, such as [-1, 1]"
             )
             return

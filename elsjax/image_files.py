@@ -186,10 +186,9 @@ def read_folder(
         missing = sorted({*range(len(label_names))}.difference(labels.tolist()))
         if limit is not None and missing:
             names = _some(label_names[index] for index in missing)
-            warnings.warn(
+            checks.warn(
                 f"{where}: no image of {len(missing)} of the {len(label_names)} classes is among "
-                f"the limit={limit} that are loaded: {names}",
-                stacklevel=3,
+                f"the limit={limit} that are loaded: {names}"
             )
     channels = max(image.shape[-1] for image in images.values())
     pixels = np.stack(
@@ -225,7 +224,7 @@ def _warn_of_left_out(path: Path, left_out: list[Path], unreadable: list[Path]) 
             names = _some(f"{name.relative_to(path)}{'/' * name.is_dir()}" for name in group)
             parts.append(f"{len(group)} {kind} ({names})")
     if parts:
-        warnings.warn(f"{printable(path)}: left out: {'; '.join(parts)}", stacklevel=4)
+        checks.warn(f"{printable(path)}: left out: {'; '.join(parts)}")
 
 
 def _some(names: Iterable[object]) -> str:

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import elsjax
+from elsjax import checks
 from elsjax.storage import write_whole
 
 _MARK = ".elsjax-run"
@@ -176,9 +176,8 @@ class Run:
 
     def warn_damaged(self, name: str, reason: str) -> None:
         """Says in a warning that a file of an earlier start cannot be used."""
-        warnings.warn(
-            f"{str(self.partial / name)!r} is damaged ({reason}); what it held is computed again",
-            stacklevel=3,
+        checks.warn(
+            f"{str(self.partial / name)!r} is damaged ({reason}); what it held is computed again"
         )
 
     def folder(self, name: str) -> Path:

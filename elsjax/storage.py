@@ -16,6 +16,8 @@ from typing import IO, Any
 import numpy as np
 import platformdirs
 
+from elsjax import checks
+
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Writes a file, whole or not at all; a write that fails leaves nothing.
@@ -88,7 +90,7 @@ def read_cached(kind: str, name: str) -> dict[str, np.ndarray] | None:
         return arrays
     except Exception as error:  # damage surfaces as whatever zipfile, zlib or NumPy raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        warnings.warn(f"{path} is damaged ({reason}); building it again", stacklevel=3)
+        checks.warn(f"{path} is damaged ({reason}); building it again")
         return None
 
 
@@ -106,7 +108,7 @@ def keep(kind: str, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / f"{name}.npz", lambda file: np.savez(file, **content))
     except OSError as error:
-        warnings.warn(f"{name} is not cached in {kind}, only in memory: {error}", stacklevel=3)
+        checks.warn(f"{name} is not cached in {kind}, only in memory: {error}")
 
 
 def _checksum(name: str, arrays: Mapping[str, np.ndarray]) -> str:

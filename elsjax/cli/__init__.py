@@ -12,6 +12,7 @@ import tyro
 from tqdm import tqdm
 from tyro import _errors as parsing
 
+from elsjax import checks
 from elsjax.cli.bench import Bench
 from elsjax.cli.calibrate import Calibrate
 from elsjax.cli.compare import Compare
@@ -87,7 +88,7 @@ def _keep_programs() -> None:
         if not os.access(folder, os.W_OK):
             raise PermissionError(f"{folder} cannot be written")
     except OSError as error:
-        warnings.warn(f"compiled programs are not kept: {error}", stacklevel=2)
+        checks.warn(f"compiled programs are not kept: {error}")
     else:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
@@ -108,7 +109,7 @@ def _own_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         if not sys.warnoptions:  # python -W and PYTHONWARNINGS ask for more
             warnings.simplefilter("ignore")
-            warnings.filterwarnings("default", category=UserWarning, module=r"elsjax(\.|$)")
+            warnings.simplefilter("default", checks.ElsjaxWarning)
         warnings.showwarning = show  # type: ignore[assignment]
         yield
 

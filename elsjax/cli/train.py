@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -168,7 +167,7 @@ class Train:
             return checkpoints, state, [saved["losses"][:taken]]
         # Without these the result would not be that of the run that was never stopped.
         lost = "losses" if measured else "held-out errors"
-        warnings.warn(f"the {lost} of the unfinished run are lost; it starts anew", stacklevel=2)
+        checks.warn(f"the {lost} of the unfinished run are lost; it starts anew")
         checkpoints.close()
         run.remove("checkpoints")
         return Checkpoints(run.folder("checkpoints")), None, []
