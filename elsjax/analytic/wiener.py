@@ -12,7 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from elsjax import checks
 from elsjax.denoisers import Denoiser
@@ -58,7 +58,7 @@ class WienerFilter(Denoiser):
 
 
 def wiener_filter(
-    images: Float[ArrayLike, "n h w c"], schedule: Schedule | None = None
+    images: Shaped[ArrayLike, "n h w c"], schedule: Schedule | None = None
 ) -> WienerFilter:
     """The Wiener filter of training images; computed in float64.
 
