@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 import jax
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int, Key, Shaped
+from jaxtyping import ArrayLike, Float, Int, Key, Real
 
 from elsjax import checks, tfds_source
 from elsjax.datasets import Dataset, load_dataset
@@ -28,7 +28,7 @@ _CANDIDATES = 10  # for each image, so that classes can be balanced
 
 def heldout_error(
     denoiser: Denoiser,
-    images: Shaped[ArrayLike, "n h w c"],
+    images: Real[ArrayLike, "n h w c"],
     times: Sequence[float],
     key: Key[jax.Array, ""],
     labels: Int[ArrayLike, " n"] | None = None,

@@ -32,9 +32,15 @@ class Schedule(abc.ABC):
         """
 
     def on_host(self, t: ArrayLike) -> tuple[np.ndarray, np.ndarray] | None:
-        """The levels as NumPy arrays, computed on the CPU; None where t is not on the host.
+        """The levels as NumPy arrays, computed on the CPU.
 
         So what depends on them is the same on every device, and waits for none.
+
+        Args:
+          t: time, of any shape, in [0, 1].
+
+        Returns:
+          `(alpha, sigma)`, each of the shape of t; None where t is not on the host.
         """
         times = checks.host_values(t)
         if times is None:

@@ -1,26 +1,58 @@
-"""Settings of all tests: several CPU devices, and no silent broadcasting between ranks."""
+"""Settings of all tests: their own environment, several CPU devices, fast compilation."""
 
 import json
 import os
 from pathlib import Path
 
-import jax
-import jaxtyping
 import numpy as np
 import pytest
-from flax import nnx
+
+for _name in [name for name in os.environ if name.startswith(("JAX_", "XLA_"))]:
+    del os.environ[_name]
+# Most of a test would be XLA's optimisation of programs that then run for milliseconds. What they
+# compute is the same but for rounding; where rounding, speed or memory is what is tested, a test
+# asks for `OPTIMISED` programs, and processes that tests start have no flags.
+FAST = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
+os.environ["XLA_FLAGS"] = FAST
+OPTIMISED = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import prepared  # noqa: E402
+from flax import nnx  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 with jaxtyping.install_import_hook("elsjax", "annotations.checked"):
     import elsjax
     from elsjax import cli
 
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # of processes that tests start
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.devices()  # starts JAX, after which the number of devices stays
+jax.devices()  # starts JAX, after which flags and the number of devices stay
+del os.environ["XLA_FLAGS"]
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # of processes that tests start
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+settings.register_profile("same", derandomize=True, deadline=None, database=None)
+settings.load_profile("same")
+
+REFERENCE = Path(__file__).parent / "reference"
+TFDS_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_environment(tmp_path_factory):
+    """Nothing of who runs the tests: no caches, no settings, no width of a terminal."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("ELSJAX_", "MPL", "TFDS_", "XDG_")) or name in ("COLUMNS", "LINES"):
+                patch.delenv(name)
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -87,30 +119,32 @@ def small_network(tmp_path_factory) -> str:
     return str(folder / "network.safetensors")
 
 
-@pytest.fixture
-def tfds_dir() -> str:
-    """A TFDS directory with MNIST, FashionMNIST and CIFAR10 prepared."""
-    directory = os.environ.get("TFDS_DATA_DIR") or SHARED / "data" / "tfds"
-    if not Path(directory, "mnist").is_dir():
-        pytest.skip("no prepared TFDS data sets: set TFDS_DATA_DIR")
+@pytest.fixture(scope="session")
+def tfds_dir(tmp_path_factory) -> str:
+    """A TFDS directory with a few random images as MNIST, FashionMNIST and CIFAR10."""
+    directory = tmp_path_factory.mktemp("tfds")
+    for name in prepared.SHAPES:
+        prepared.prepare(name, directory)
     return str(directory)
+
+
+@pytest.fixture
+def real_tfds_dir() -> str:
+    """A TFDS directory with MNIST, FashionMNIST and CIFAR10 prepared."""
+    if TFDS_DATA_DIR is None or not Path(TFDS_DATA_DIR, "mnist").is_dir():
+        pytest.skip("no prepared TFDS data sets: set TFDS_DATA_DIR")
+    return TFDS_DATA_DIR
 
 
 @pytest.fixture(scope="session")
 def reference() -> dict[str, np.ndarray]:
     """Posterior means by brute force in float64, with their inputs."""
-    path = SHARED / "reference" / "score_machines.npz"
-    if not path.is_file():
-        pytest.skip("no reference arrays beside the repository")
-    with np.load(path) as archive:
+    with np.load(REFERENCE / "score_machines.npz") as archive:
         return dict(archive)
 
 
 @pytest.fixture(scope="session")
 def published_networks() -> dict[str, np.ndarray]:
     """Small networks of the published architecture: weights, inputs, outputs in float64."""
-    path = SHARED / "reference" / "networks.npz"
-    if not path.is_file():
-        pytest.skip("no reference arrays beside the repository")
-    with np.load(path) as archive:
+    with np.load(REFERENCE / "networks.npz") as archive:
         return dict(archive)

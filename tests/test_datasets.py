@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -8,16 +7,13 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import prepared
 import pytest
 from PIL import Image
 
 from elsjax import datasets, tfds_source
 
 ROOT = Path(__file__).resolve().parents[1]
-TFDS_DIR = Path(os.environ.get("TFDS_DATA_DIR", ROOT.parent / "shared/data/tfds")).resolve()
-needs_tfds_data = pytest.mark.skipif(
-    not (TFDS_DIR / "mnist").is_dir(), reason=f"no prepared TFDS data in {TFDS_DIR}"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -441,40 +437,44 @@ def test_failed_preparation_leaves_nothing(tmp_path, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# TFDS: the real thing
+# TFDS: prepared records
 
 
-@needs_tfds_data
 @pytest.mark.parametrize(
     ("name", "labels"), [("mnist", [3, 9, 4, 5, 9]), ("cifar10", [4, 8, 2, 7, 4])]
 )
-def test_tfds_records(name, labels, capfd):
+def test_tfds_records_of_the_real_thing(name, labels, real_tfds_dir, capfd):
     tfds = pytest.importorskip("tensorflow_datasets")
-    dataset = datasets.load_dataset(name, limit=5, data_dir=TFDS_DIR)
-    source = tfds.data_source(name, split="train", data_dir=TFDS_DIR)
+    dataset = datasets.load_dataset(name, limit=5, data_dir=real_tfds_dir)
+    source = tfds.data_source(name, split="train", data_dir=real_tfds_dir)
     np.testing.assert_array_equal(dataset.pixels, [source[i]["image"] for i in range(5)])
     np.testing.assert_array_equal(dataset.labels, labels)
     assert len(dataset.label_names) == 10
     assert capfd.readouterr() == ("", "")
 
 
-@needs_tfds_data
-def test_tfds_test_split_is_cached(cache_dir):
-    first = datasets.load_dataset("mnist", "test", data_dir=TFDS_DIR)
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("name", prepared.SHAPES)
+def test_tfds_records_are_read_once_then_cached(name, split, tfds_dir, cache_dir, capfd):
+    first = datasets.load_dataset(name, split, data_dir=tfds_dir)
     (cache,) = cache_dir.iterdir()
-    second = datasets.load_dataset("mnist", "test", data_dir=TFDS_DIR)
-    assert cache.name.startswith("mnist-3.0.1-test-")
-    assert len(first) == 10_000
-    np.testing.assert_array_equal(first.pixels, second.pixels)
-    np.testing.assert_array_equal(first.labels, second.labels)
+    second = datasets.load_dataset(name, split, data_dir=tfds_dir)
+    assert cache.name.startswith(f"{name}-{prepared.VERSIONS[name]}-{split}-")
+    for dataset in (first, second):
+        pixels, labels = prepared.pixels_and_labels(name, split)
+        np.testing.assert_array_equal(dataset.pixels, pixels)
+        np.testing.assert_array_equal(dataset.labels, labels)
+        assert len(dataset.label_names) == 10
+    assert capfd.readouterr() == ("", "")
 
 
-@needs_tfds_data
-def test_truncated_records_name_the_directory(tmp_path):
+def test_truncated_records_name_the_directory(tmp_path, tfds_dir):
     directory = tmp_path / "mnist" / "3.0.1"
     directory.mkdir(parents=True)
-    for file in (TFDS_DIR / "mnist" / "3.0.1").iterdir():
-        (directory / file.name).write_bytes(file.read_bytes()[:100_000])
+    for file in Path(tfds_dir, "mnist", "3.0.1").iterdir():
+        whole = file.read_bytes()
+        records = "array_record" in file.name
+        (directory / file.name).write_bytes(whole[: len(whole) // 2] if records else whole)
     with pytest.raises(ValueError, match=r"mnist/3\.0\.1, split 'test', cannot be read"):
         datasets.load_dataset("mnist", "test", data_dir=tmp_path)
 
@@ -492,13 +492,12 @@ def test_listing_of_an_empty_data_dir(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-@needs_tfds_data
-def test_listing_from_the_environment(monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(TFDS_DIR))
+def test_listing_from_the_environment(monkeypatch, tfds_dir):
+    monkeypatch.setenv("TFDS_DATA_DIR", tfds_dir)
     rows = {row.name: row for row in datasets.available_datasets()}
     assert rows["mnist"].available
-    assert rows["mnist"].where.startswith(str(TFDS_DIR))
-    assert rows["mnist"].splits == {"train": 60_000, "test": 10_000}
+    assert rows["mnist"].where.startswith(tfds_dir)
+    assert rows["mnist"].splits == prepared.COUNTS
 
 
 # TFDS: what is damaged
@@ -577,11 +576,10 @@ def test_a_data_dir_that_is_none(tmp_path, monkeypatch, fault):
         datasets.load_dataset("mnist", data_dir=data_dir)
 
 
-@needs_tfds_data
-def test_missing_records_name_the_directory(tmp_path):
+def test_missing_records_name_the_directory(tmp_path, tfds_dir):
     directory = tmp_path / "mnist" / "3.0.1"
     directory.mkdir(parents=True)
-    for file in (TFDS_DIR / "mnist" / "3.0.1").glob("*.json"):
+    for file in Path(tfds_dir, "mnist", "3.0.1").glob("*.json"):
         (directory / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ValueError, match=r"mnist/3\.0\.1, split 'test', cannot be read") as error:
         datasets.load_dataset("mnist", "test", data_dir=tmp_path)

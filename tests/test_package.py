@@ -1,22 +1,127 @@
 import inspect
+import re
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
+from jaxtyping import Array, Float
 
 import elsjax
+from elsjax import nn
+
+PUBLIC = {
+    f"{package.__name__}.{name}": getattr(package, name)
+    for package in (elsjax, nn)
+    for name in package.__all__
+}
 
 
-@pytest.mark.parametrize("name", elsjax.__all__)
+def faults(public):
+    """What the documentation of a function, or of a class and its public methods, leaves out."""
+    if inspect.isfunction(public):
+        return _faults_of_function(public)
+    if not inspect.isclass(public):  # a module or a table
+        return [] if public.__doc__ else ["no docstring"]
+    documentation = inspect.cleandoc(public.__doc__ or "")
+    found = [] if documentation else ["no docstring"]
+    made_with = getattr(public, "_fields", None) or inspect.signature(public.__init__).parameters
+    if not inspect.isabstract(public):
+        found += _not_described(made_with, documentation)
+    for name, member in inspect.getmembers(public):
+        function = getattr(member, "fget", member)
+        ours = inspect.isfunction(function) and not function.__module__.startswith("flax")
+        if ours and not name.startswith("_"):
+            found += [f"{name}: {fault}" for fault in _faults_of_function(function)]
+    return found
+
+
+def _faults_of_function(function):
+    documentation = inspect.getdoc(function)
+    if not documentation:
+        return ["no docstring"]
+    if re.search(
+        r"(arguments|see|errors|ValueError)( as| that|) `\w+`|same arguments", documentation
+    ):
+        return []  # said of another function
+    signature = inspect.signature(function)
+    arguments = [name for name in signature.parameters if name not in ("self", "cls")]
+    found = _not_described(arguments, documentation)
+    if arguments and signature.return_annotation is not None and "Returns:" not in documentation:
+        found.append("no Returns")
+    raises = re.search(r"\braise |\bchecks\.(?!host_values)", inspect.getsource(function))
+    if raises and "Raises:" not in documentation:
+        found.append("no Raises")
+    annotations = [parameter.annotation for parameter in signature.parameters.values()]
+    annotations = "".join(map(str, [*annotations, signature.return_annotation]))
+    if re.search(r"(Float|Int|Real|UInt8)\[", annotations) and "[" not in documentation:
+        found.append("no shapes")
+    return found
+
+
+def _not_described(arguments, documentation):
+    described = re.findall(r"^  (\w+): ", documentation, re.MULTILINE)
+    return [f"nothing of {name}" for name in arguments if name not in (*described, "self")]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
 def test_public_names_are_documented(name):
-    public = getattr(elsjax, name)
-    documentation = inspect.getdoc(public)
-    assert documentation
-    if inspect.isfunction(public) and public.__code__.co_argcount:
-        gives = inspect.signature(public).return_annotation is not None
-        parts = ("Args:", "Returns:") if gives else ("Args:",)
-        refers = "arguments" in documentation
-        assert refers or all(part in documentation for part in parts)
+    assert faults(PUBLIC[name]) == []
+
+
+def test_what_is_left_out_of_documentation_is_found():
+    def nothing(x):
+        return x
+
+    def one_line(x: Float[Array, " b"], size: int) -> int:
+        """Checks and measures."""
+        if size < 0:
+            raise ValueError
+        return x.shape[0]
+
+    def complete(x: Float[Array, " b"], size: int) -> int:
+        """Checks and measures.
+
+        Args:
+          x: numbers, [B].
+          size: at least 0.
+
+        Returns:
+          How many.
+
+        Raises:
+          ValueError: if size is negative.
+        """
+        return one_line(x, size)
+
+    class Undocumented:
+        def __init__(self, size):
+            self.size = size
+
+        def measure(self):
+            return self.size
+
+        @property
+        def side(self):
+            return self.size
+
+    class Pair(NamedTuple):
+        """Two.
+
+        Attributes:
+          first: the first.
+        """
+
+        first: int
+        second: int
+
+    assert faults(nothing) == ["no docstring"]
+    missing = ["nothing of x", "nothing of size", "no Returns", "no Raises", "no shapes"]
+    assert faults(one_line) == missing
+    assert faults(complete) == []
+    missing = ["no docstring", "nothing of size", "measure: no docstring", "side: no docstring"]
+    assert faults(Undocumented) == missing
+    assert faults(Pair) == ["nothing of second"]
 
 
 def test_import_is_light():

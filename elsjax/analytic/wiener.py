@@ -12,7 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Shaped
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from elsjax import checks
 from elsjax.denoisers import Denoiser
@@ -58,7 +58,7 @@ class WienerFilter(Denoiser):
 
 
 def wiener_filter(
-    images: Shaped[ArrayLike, "n h w c"], schedule: Schedule | None = None
+    images: Real[ArrayLike, "n h w c"], schedule: Schedule | None = None
 ) -> WienerFilter:
     """The Wiener filter of training images; computed in float64.
 
