@@ -298,7 +298,7 @@ def torch_file(rng: Rng, folder: Path, _: Stock) -> Words:
     return [*IMPORT, *pick(rng, (("--config", config),) * 5 + ((),))]
 
 
-_TEXTS = ("", "x", "nan", "-1", "0", "1", "2", "1.5", "1e3", "None", "True", "٣", "1_0", " 2", "é☃")
+_TEXTS = ("", "x", "nan", "-1", "0", "1", "2", "1.5", "1e3", "None", "True", "٣", "0_3", " 2", "é☃")
 _HUGE = ("99999999999", "-99999999999999999999", "2147483648", "9223372036854775808", "1e300")
 _PATHS = (
     "real",
