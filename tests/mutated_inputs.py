@@ -185,8 +185,8 @@ def partial(rng: Rng, folder: Path, stock: Stock) -> Words:
     words, writes = pick(
         rng,
         (
-            *((SAMPLE, n) for n in (1, 2, 3)),
-            *((COMPARE, n) for n in (1, 3, 4, 5)),
+            *((SAMPLE, n) for n in (2, 3)),
+            *((COMPARE, n) for n in (2, 3, 4, 5)),
             *((CALIBRATE, n) for n in (2, 4)),
             (BENCH, 2),
             (TRAIN, 7),
