@@ -9,9 +9,10 @@ import pytest
 
 for _name in [name for name in os.environ if name.startswith(("JAX_", "XLA_"))]:
     del os.environ[_name]
-# Most of a test would be XLA's optimisation of programs that then run for milliseconds. What they
-# compute is the same but for rounding; where rounding, speed or memory is what is tested, a test
-# asks for `OPTIMISED` programs, and processes that tests start have no flags.
+# Most of a test would be LLVM's optimisation of programs that then run for milliseconds. What they
+# compute is the same but for rounding, the memory they need the same to the byte. Where rounding
+# or speed counts, a test asks for `OPTIMISED` programs. Processes that tests start have no flags
+# unless they are given these.
 FAST = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1"

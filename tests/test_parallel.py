@@ -1,4 +1,5 @@
 import itertools
+import os
 import socket
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from conftest import FAST
 
 import elsjax
 from elsjax.parallel import deal, range_of_hand
@@ -142,6 +144,7 @@ def test_two_processes(tmp_path, monkeypatch):
         subprocess.Popen(
             [sys.executable, "-c", TWO_PROCESSES, address, str(process), str(out)],
             stderr=subprocess.PIPE,
+            env={**os.environ, "XLA_FLAGS": FAST},
         )
         for process, out in enumerate(outs)
     ]

@@ -278,16 +278,21 @@ def smaller_presets(monkeypatch):
     monkeypatch.setitem(PRESETS, "resnet-small", functools.partial(ResNet, width=8, num_layers=2))
 
 
+SMALLER_PROCESS = """
+import functools, sys
+from elsjax.cli import main
+from elsjax.nn import PRESETS, ResNet
+PRESETS["resnet-small"] = functools.partial(ResNet, width=8, num_layers=2)
+sys.exit(main())
+"""
+
+
 def test_a_run_killed_at_any_moment_ends_the_same(tmp_path):
     environment = {**os.environ, "XLA_FLAGS": FAST}
     options = held_out(tmp_path)
 
     def start(out):
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; from elsjax.cli import main; sys.exit(main())",
-        ]
+        command = [sys.executable, "-c", SMALLER_PROCESS]
         with open(tmp_path / "log", "a") as log:
             return subprocess.Popen(
                 [*command, *SMALL, *options, "--out", str(out)],
