@@ -61,9 +61,9 @@ class Trajectory:
       x0: posterior means E[x_0 | x_t] at the start of each step, [S, B, H, W, C].
     """
 
-    times: Float[Array, " steps+1"]
-    x: Float[Array, "steps+1 b h w c"]
-    x0: Float[Array, "steps b h w c"]
+    times: Float[Array, " states"]
+    x: Float[Array, "states b h w c"]
+    x0: Float[Array, "states-1 b h w c"]
 
 
 def sample_keys(key: Key[Array, ""], num_samples: int) -> Key[Array, " b"]:

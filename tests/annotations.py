@@ -48,8 +48,10 @@ def _agrees(value, hint):
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_agrees(value, one) for one in inner)
-    if isinstance(value, jax.Array | np.ndarray):
-        return isinstance(value, hint) if isinstance(hint, type) else True
+    if isinstance(value, np.ndarray) and _is_shape(hint):  # in place of JAX's
+        return isinstance(value, hint.dtype[np.ndarray, hint.dim_str])
+    if isinstance(value, jax.Array) and isinstance(hint, type):
+        return isinstance(value, hint)
     if isinstance(value, tuple) and origin is tuple and Ellipsis not in inner:
         return len(value) == len(inner) and all(map(_agrees, value, inner))
     return True

@@ -88,7 +88,7 @@ def altered_array(rng: Rng, array: np.ndarray) -> np.ndarray:
         case 3:
             worst = pick(rng, (np.nan, np.inf, -1e30, 7.0))
             array = array.astype(float)
-            array.flat[: rng.integers(1, 3)] = worst
+            array.reshape(-1)[: rng.integers(1, 3)] = worst
             return array
         case 4:
             return array[: rng.integers(len(array))] if array.ndim else array[None]
@@ -99,7 +99,7 @@ def altered_array(rng: Rng, array: np.ndarray) -> np.ndarray:
         case 7:
             return np.asfortranarray(array).repeat(pick(rng, (0, 2, 5)), -1 if array.ndim else None)
         case _:
-            return np.broadcast_to(array.ravel()[:1], pick(rng, ((), (1,), (3, 3), (6, 4, 4, 1))))
+            return np.full(pick(rng, ((), (1,), (3, 3), (6, 4, 4, 1))), array.flat[0])
 
 
 def arrays_bytes(arrays: dict[str, np.ndarray], compressed: bool = False) -> bytes:

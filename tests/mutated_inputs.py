@@ -185,8 +185,8 @@ def partial(rng: Rng, folder: Path, stock: Stock) -> Words:
     words, writes = pick(
         rng,
         (
-            *((SAMPLE, n) for n in (1, 2, 3)),
-            *((COMPARE, n) for n in (1, 3, 4, 5)),
+            *((SAMPLE, n) for n in (2, 3)),
+            *((COMPARE, n) for n in (2, 3, 4, 5)),
             *((CALIBRATE, n) for n in (2, 4)),
             (BENCH, 2),
             (TRAIN, 7),
@@ -298,7 +298,7 @@ def torch_file(rng: Rng, folder: Path, _: Stock) -> Words:
     return [*IMPORT, *pick(rng, (("--config", config),) * 5 + ((),))]
 
 
-_TEXTS = ("", "x", "nan", "-1", "0", "1", "2", "1.5", "1e3", "None", "True", "٣", "1_0", " 2", "é☃")
+_TEXTS = ("", "x", "nan", "-1", "0", "1", "2", "1.5", "1e3", "None", "True", "٣", "0_3", " 2", "é☃")
 _HUGE = ("99999999999", "-99999999999999999999", "2147483648", "9223372036854775808", "1e300")
 _PATHS = (
     "real",

@@ -10,6 +10,7 @@ warning of a library, nothing left behind, nothing foreign gone.
 import contextlib
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -44,6 +45,17 @@ _UNDEFINED = re.compile(r"(pearson_r|r2)_")
 
 class _Slow(BaseException):
     """A command takes too long; no Exception, so that no command catches it."""
+
+
+class _Log(logging.Handler):
+    """Keeps what libraries log, which they write past a redirected stderr."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.name} logs: {record.getMessage()[:200]}")
 
 
 class Ended(NamedTuple):
@@ -131,6 +143,7 @@ def run(folder: Path, words: list[str]) -> Ended:
         contextlib.redirect_stderr(err),
         warnings.catch_warnings(record=True) as warned,
         _limited(),
+        _logged() as logged,
     ):
         warnings.simplefilter("always")
         try:
@@ -144,7 +157,7 @@ def run(folder: Path, words: list[str]) -> Ended:
         except BaseException as error:
             problems.append("traceback: " + _where(error))
     seconds = time.process_time() - start
-    problems += [f"warning: {w.category.__name__}: {w.message}" for w in warned]
+    problems += [f"warning: {w.category.__name__}: {w.message}" for w in warned] + logged
     text = re.sub(r"[^\n]*\r|\x1b\[A", "", err.getvalue())
     said = [line for line in text.splitlines() if line.strip() and not _BAR.search(line)]
     told = [line for line in said if not line.startswith("elsjax: warning: ")]
@@ -156,6 +169,17 @@ def run(folder: Path, words: list[str]) -> Ended:
         if len(told) != 1 or not told[0].startswith("elsjax: "):
             problems.append(f"not one line: {told[:3]}")
     return Ended(status, out.getvalue(), "\n".join(said), problems, seconds)
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[list[str]]:
+    """Gives what libraries log."""
+    log = _Log()
+    logging.getLogger().addHandler(log)
+    try:
+        yield log.lines
+    finally:
+        logging.getLogger().removeHandler(log)
 
 
 @contextlib.contextmanager
@@ -217,8 +241,8 @@ def _left(
         ours = "run.partial/" if status == 1 else ours
         new = [p for p in new if not f"{p}/".startswith(ours) or p.endswith(".tmp")]
     problems += [f"left behind: {path}" for path in new]
-    kept = {"run.partial/notes.txt", "run/notes.txt"}
-    if "run.partial/notes.txt" in before and not kept & set(after):
+    kept = {"run.partial/notes.txt", "run/notes.txt"} & set(after)
+    if "run.partial/notes.txt" in before and not kept and "--overwrite" not in words:
         problems.append("gone: run.partial/notes.txt")
     return problems
 

@@ -134,14 +134,14 @@ def test_measures_can_be_traced_and_differentiated(pair):
 
 def test_medians_lie_in_the_interval_as_often_as_it_says():
     for n in range(1, 6):
-        assert median_interval(np.arange(n)) is None
-    assert median_interval(np.arange(5), level=0.9) == (0, 4)
+        assert median_interval(np.arange(n, dtype=float)) is None
+    assert median_interval(np.arange(5.0), level=0.9) == (0, 4)
     # Published tables of the sign test: 6, 9, 20 and 100 values.
     for n, k in ((6, 1), (8, 1), (9, 2), (20, 6), (100, 40)):
-        assert median_interval(np.arange(n)[::-1] + 1) == (k, n + 1 - k)
+        assert median_interval(np.arange(n, 0.0, -1)) == (k, n + 1 - k)
         coverage = [1 - 2 * sum(math.comb(n, i) for i in range(j)) / 2**n for j in (k, k + 1)]
         assert coverage[0] >= 0.95 > coverage[1]
-    low, high = median_interval(np.arange(3000))
+    low, high = median_interval(np.arange(3000.0))
     assert 3000 - low - 1 == high
     assert 1450 > low > 1440
     with pytest.raises(ValueError, match="level=1 must lie"):

@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -326,7 +327,7 @@ def test_presets(name):
         ("resnet", {"dtype": int}, "dtype=int64 must be floating"),
         ("unet", {"shape": (8, 10, 1)}, "image_shape has sides 8×10; .* multiples of 4"),
         ("unet", {"widths": (8,)}, "widths=(8,) must be two or more"),
-        ("unet", {"widths": (8, -1)}, "widths=-1 must be"),
+        ("unet", {"widths": (8, -1)}, "widths[1]=-1 must be"),
         ("unet", {"kernel_size": 4}, "kernel_size=4 must be an odd"),
         ("unet", {"last_kernel_size": 2.0}, "last_kernel_size=2.0 must be an odd"),
         ("unet", {"embedding_width": 7}, "embedding_width=7 must be even"),
@@ -338,7 +339,7 @@ def test_presets(name):
     ],
 )
 def test_wrong_architecture(kind, options, message):
-    pattern = message.replace("(", r"\(").replace(")", r"\)")
+    pattern = re.sub(r"([()\[\]])", r"\\\1", message)
     with pytest.raises(ValueError, match=pattern):
         make(kind, **options)
 

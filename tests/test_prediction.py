@@ -33,7 +33,7 @@ def levels(net, t):
 def test_all_forms_follow_from_the_output(prediction):
     net = network(prediction)
     x, t = images(3), np.array([0.1, 0.6, 0.95], np.float32)
-    output = np.asarray(net._output(x, t, None), float)
+    output = np.asarray(net._output(jnp.asarray(x), t, None), float)
     alpha, sigma = levels(net, t)
     x0, eps = {
         "noise": ((x - sigma * output) / alpha, output),

@@ -24,6 +24,7 @@ from elsjax.cli.datasets import Datasets
 from elsjax.cli.experiment import Experiment, OtherData
 from elsjax.cli.train import Train
 from elsjax.datasets import Dataset
+from elsjax.heldout import HeldoutCurve
 from elsjax.runs import Run
 from elsjax.training import TrainingConfig, initial_state
 
@@ -512,13 +513,34 @@ def test_training_without_its_losses_starts_anew(tmp_path):
         checkpoints.save(3, state._replace(step=state.step + 3))
         checkpoints.close()
         run.save_arrays("losses.npz", {"losses": np.ones(4, np.float32)})
-        checkpoints, found, losses = command._earlier(run, network)
+        checkpoints, found, losses = command._earlier(run, network, None)
         checkpoints.close()
         assert int(found.step) == 3
         assert [len(part) for part in losses] == [3]
         run.save_arrays("losses.npz", {"losses": np.ones(2, np.float32)})
         with pytest.warns(UserWarning, match="losses of the unfinished run are lost"):
-            checkpoints, found, losses = command._earlier(run, network)
+            checkpoints, found, losses = command._earlier(run, network, None)
+        checkpoints.close()
+        assert (found, losses) == (None, [])
+
+
+def test_training_without_its_heldout_errors_starts_anew(tmp_path):
+    network, config = _tiny()
+    state = initial_state(network, config)
+    command = Train(config=config, evaluate_every=2)
+    nothing = HeldoutCurve(np.array([0.5]), np.ones(1), np.empty(0, int), np.empty((0, 1)))
+    with Run(tmp_path / "run") as run:
+        run.start({"seed": 0})
+        checkpoints = Checkpoints(run.folder("checkpoints"))
+        checkpoints.save(3, state._replace(step=state.step + 3))
+        checkpoints.close()
+        run.save_arrays("losses.npz", {"losses": np.ones(4, np.float32)})
+        measured = nothing.extended(2, np.ones(1)).extended(4, np.ones(1))
+        checkpoints, found, _ = command._earlier(run, network, measured)
+        checkpoints.close()
+        assert int(found.step) == 3
+        with pytest.warns(UserWarning, match="held-out errors of the unfinished run are lost"):
+            checkpoints, found, losses = command._earlier(run, network, nothing)
         checkpoints.close()
         assert (found, losses) == (None, [])
 

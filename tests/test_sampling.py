@@ -193,15 +193,16 @@ def test_a_machine_without_signal_stays_finite_or_is_refused(noise, schedule, so
     assert np.abs(machine.predict_noise(noise, 1.0)).max() < 10
 
 
-@pytest.mark.parametrize("schedule", NO_SIGNAL, ids=str)
-def test_a_network_without_signal_is_refused(noise, schedule):
-    network = ResNet(SHAPE, width=8, num_layers=1, schedule=schedule, rngs=nnx.Rngs(0))
+def test_a_network_without_signal_is_refused(noise):
+    network = ResNet(SHAPE, width=8, num_layers=1, rngs=nnx.Rngs(0))
+    for schedule in NO_SIGNAL:
+        network.schedule = schedule
+        for solver in elsjax.sampling.SOLVERS:
+            with pytest.raises(ValueError, match="no signal is left at t = 1") as error:
+                elsjax.reverse_process(network, noise, solver=solver, key=jax.random.key(0))
+        with pytest.raises(ValueError, match="no signal is left at t = 1"):
+            network.denoise(noise, [0.0, 1.0, 0.5])
+        # What the message says to do.
+        start, _, steps = eval(str(error.value).split("numpy.linspace")[1])
+        elsjax.reverse_process(network, noise, times=np.linspace(start, 0, steps))
     assert np.isfinite(network.predict_noise(noise, 1.0)).all()
-    for solver in elsjax.sampling.SOLVERS:
-        with pytest.raises(ValueError, match="no signal is left at t = 1") as error:
-            elsjax.reverse_process(network, noise, solver=solver, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="no signal is left at t = 1"):
-        network.denoise(noise, [0.0, 1.0, 0.5])
-    # What the message says to do.
-    start, _, steps = eval(str(error.value).split("numpy.linspace")[1])
-    elsjax.reverse_process(network, noise, times=np.linspace(start, 0, steps))
