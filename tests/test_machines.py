@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import OPTIMISED
+from conftest import denoise_optimised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import denoise
@@ -34,12 +34,6 @@ def _images(num, shape, seed=0):
 
 def _machine(kind, images, window, wrapped=False, **options):
     return elsjax.ScoreMachine(kind, images, window=window, wrap_patches=wrapped, **options)
-
-
-@jax.jit(compiler_options=OPTIMISED)
-def _optimised(machine, x, t):
-    """`denoise` as users have it compiled: for what depends on rounding."""
-    return machine.denoise(x, t)
 
 
 @pytest.mark.usefixtures("x64")
@@ -74,7 +68,7 @@ def test_float32_keeps_to_float64(kind, window, t):
     noise = np.asarray(elsjax.initial_noise(jax.random.key(0), 2, (32, 32, 1)))
     alpha, sigma = map(float, elsjax.CosineSchedule()(t))
     x = np.float32(alpha * (images[:2] / 127.5 - 1) + sigma * noise)
-    x0 = _optimised(_machine(kind, images, window), x, t)
+    x0 = denoise_optimised(_machine(kind, images, window), x, t)
     assert x0.dtype == np.float32
     with jax.enable_x64(True):
         exact = _machine(kind, images, window).denoise(x.astype(np.float64), t)
@@ -87,9 +81,9 @@ def test_long_sums_round_off_little():
     # Edges of bbELS have few rows, and 30 places of every training image to sum over.
     images = elsjax.load_dataset("mnist5k", limit=1000, image_size=32).pixels
     x = np.asarray(elsjax.initial_noise(jax.random.key(0), 1, (32, 32, 1)))
-    x0 = _optimised(_machine("bbels", images, 3), x, 0.8)
+    x0 = denoise_optimised(_machine("bbels", images, 3), x, 0.8)
     with jax.enable_x64(True):
-        exact = _optimised(_machine("bbels", images, 3), x.astype(np.float64), 0.8)
+        exact = denoise_optimised(_machine("bbels", images, 3), x.astype(np.float64), 0.8)
     assert np.abs(np.asarray(x0) - np.asarray(exact)).max() < 1e-5
 
 
