@@ -20,4 +20,5 @@ def test_damaged_inputs_end_right_or_in_one_line(harness, kind):
     assert not failed, "\n".join(
         f"{o.seed}: {o.words}: {o.ended.status}: {o.ended.problems}" for o in failed
     )
-    assert {outcome.ended.status for outcome in outcomes} >= {2}
+    # A damaged index is built again; of anything else some is beyond use.
+    assert {outcome.ended.status for outcome in outcomes} >= {0 if kind == "index" else 2}
