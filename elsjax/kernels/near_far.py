@@ -23,7 +23,7 @@ from typing import NamedTuple, TypeGuard
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt16, UInt32
 
 from elsjax import parallel, posterior
 from elsjax.dictionaries import Part, WindowPart
@@ -483,7 +483,7 @@ def _open(
     sigma: Float[Array, ""],
     shift: Float[Array, " d"],
     patches: Patches,
-    counts: Int[Array, "u l"],
+    counts: UInt16[Array, "u l"],
     channels: int,
 ) -> posterior.PosteriorState:
     """States of clusters, patch by patch, for the queries in their slots."""
