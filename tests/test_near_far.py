@@ -251,7 +251,7 @@ def test_lowers_for_every_platform():
     [
         ({"tolerance": 0.0}, r"tolerance=0.0 must lie in \(0, 1\)"),
         ({"tolerance": 2.0}, r"tolerance=2.0 must lie in \(0, 1\)"),
-        ({"images": np.full((2, 8, 8, 1), 0.123)}, "tolerance=0.01 needs images of 8 bits"),
+        ({"images": np.full((2, 8, 8, 1), -0.123)}, "tolerance=0.01 needs images of 8 bits"),
     ],
 )
 def test_wrong_arguments(options, message):

@@ -16,7 +16,7 @@ import pytest
 from flax import nnx
 
 import elsjax
-from elsjax import cli, runs
+from elsjax import checks, cli, runs
 from elsjax.checkpoints import Checkpoints
 from elsjax.cli.bench import Bench
 from elsjax.cli.data import DataOptions, describe
@@ -801,9 +801,8 @@ def test_errors_are_one_line(monkeypatch, capsys, error, status, line):
 
 def test_warnings_of_ours_are_one_line_and_others_hidden(monkeypatch, capsys):
     def warn(command):
-        here = {"__name__": "elsjax.cli.anywhere"}
-        exec("import warnings; warnings.warn('ours\\n is long')", here)
-        exec("import warnings; warnings.warn('old', DeprecationWarning)", here)
+        checks.warn("ours\n is long")
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
         warnings.warn("theirs", stacklevel=1)
 
     monkeypatch.setattr(Datasets, "__call__", warn)

@@ -391,7 +391,7 @@ def test_a_loss_that_is_not_finite(tmp_path):
         ({"batch_size": -1}, "batch_size=-1"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must lie in"),
         ({"learning_rate_decay": 1.5}, "learning_rate_decay=1.5 must lie in"),
-        ({"warmup_steps": 13}, "warmup_steps=13 must lie in"),
+        ({"warmup_steps": 13}, "warmup_steps=13 must be an integer from 0 to 12"),
         ({"ema_decay": -0.1}, "ema_decay=-0.1"),
         ({"clip_norm": 0.0}, "clip_norm=0.0"),
         ({"precision": "float16"}, "precision='float16' is not known; expected one of float32"),

@@ -90,7 +90,7 @@ def _shown(value: object) -> str:
         text = ascii(value)
     except ValueError:  # an integer of thousands of digits
         return "a huge integer"
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return text if len(text) <= 80 else f"{text[:35]}...{text[-42:]}"  # a path ends with its name
 
 
 def published_table(dataset: str, network: str, padding: str) -> str | None:
