@@ -43,8 +43,8 @@ class Compare(Experiment):
     zeros."""
     window: str | None = None
     """Window P(t): an odd number, several from low to high noise with commas between, the name
-    of a published table, or a windows.json of `elsjax calibrate`. Default: the table published for
-    the network's data set, kind and padding."""
+    of a published table, a windows.json of `elsjax calibrate`, or a published scales_*.pt. Default:
+    the table published for the network's data set, kind and padding."""
     protocol: Protocol = "late"
     """Where both start: one of the machine's steps after t = 1, at t = 1, or, as published, the
     network at t = 1 and machines one step later."""

@@ -22,11 +22,11 @@ class DataOptions:
     """Which images a command reads."""
 
     dataset: str = "mnist5k"
-    """Training images: a name that `elsjax datasets` lists, a folder of images, or an .npz."""
+    """Training images: a name that `elsjax datasets` lists, a folder of images, an .npz or .npy."""
     split: str = "train"
-    """Split of the data set."""
+    """Split of the data set: train, test or validation, where it has them."""
     limit: int | None = None
-    """Use only the first images."""
+    """Use only so many images, the first; of a folder, evenly from its classes."""
     image_size: int | None = 32
     """Side to resize the images to; the paper's is 32. None keeps them as they are."""
     data_dir: str | None = None

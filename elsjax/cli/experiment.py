@@ -28,11 +28,11 @@ class OtherData:
 
     dataset: str | None = None
     """Training images of the machines: a name that `elsjax datasets` lists, a folder of images, or
-    an .npz. Default: what the network was trained on, and so for the options below."""
+    an .npz or .npy. Default: what the network was trained on, and so for the options below."""
     split: str | None = None
     """Split of the data set."""
     limit: int | None = None
-    """Use only the first images."""
+    """Use only so many images, the first; of a folder, evenly from its classes."""
     image_size: int | None = None
     """Side to resize the images to, which must be that of the network's images."""
     data_dir: str | None = None

@@ -43,8 +43,8 @@ class Sample:
     """Ideal, equivariant, local, equivariant local, or boundary-broken equivariant local."""
     window: str | None = None
     """Window P(t): an odd number, several from low to high noise with commas between, the name
-    of a published table such as mnist/unet/zeros, or a windows.json of `elsjax calibrate`. Default:
-    the data set's published table."""
+    of a published table such as mnist/unet/zeros, a windows.json of `elsjax calibrate`, or a
+    published scales_*.pt. Default: the data set's published table."""
     wrap_patches: bool = False
     """For els: training patches wrap around the border."""
     num_samples: int = 3
