@@ -7,6 +7,7 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
+from conftest import FAST
 
 import elsjax
 from elsjax import cli
@@ -217,6 +218,7 @@ def test_bench_refuses_wrong_input_before_timing(refuses, options, message):
 def test_compiled_programs_are_kept(tmp_path):
     environment = {
         **os.environ,
+        "XLA_FLAGS": FAST,
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "ELSJAX_CACHE_DIR": str(tmp_path / "cache"),
