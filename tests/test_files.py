@@ -93,9 +93,21 @@ def test_another_safetensors_file(tmp_path):
     safetensors.numpy.save_file({"w": np.zeros(3)}, path)
     with pytest.raises(ValueError, match="is no network of elsjax"):
         elsjax.load_network(path)
-    safetensors.numpy.save_file({"w": np.zeros(3)}, path, {"network": '{"kind": "Exec"}'})
-    with pytest.raises(ValueError, match="describes no network"):
-        elsjax.load_network(path)
+    for config in ('{"kind": "Exec"}', "null", "7", "[3]", '"ResNet"'):
+        safetensors.numpy.save_file({"w": np.zeros(3)}, path, {"network": config})
+        with pytest.raises(ValueError, match="describes no network"):
+            elsjax.load_network(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "deep"), [("resnet", {"num_layers": 10**6}), ("unet", {"widths": [4] * 10**6})]
+)
+def test_more_layers_than_tensors(tmp_path, name, deep):
+    net = NETWORKS[name]()
+    metadata = {"network": json.dumps(network_config(net) | deep)}
+    safetensors.numpy.save_file({"w": np.zeros(3)}, tmp_path / "a", metadata)
+    with pytest.raises(ValueError, match="has 1 tensors, too few for its 1000000 layers"):
+        elsjax.load_network(tmp_path / "a")
 
 
 def test_tensors_that_are_not_those_of_the_configuration(tmp_path):

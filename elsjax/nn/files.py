@@ -70,6 +70,8 @@ def network_from_config(config: Mapping[str, Any], rngs: nnx.Rngs) -> Network:
     Raises:
       ValueError: if the configuration describes no network of this library.
     """
+    if not isinstance(config, Mapping):
+        raise ValueError(f"config={config!r} describes no network: it must be a mapping")
     try:
         arguments = dict(config)
         kind = _NETWORKS[arguments.pop("kind")]
@@ -147,10 +149,20 @@ def network_from_bytes(content: bytes, source: str) -> Network:
             f"{source} is no network of elsjax: truncated, altered or of another format "
             f"({type(error).__name__}: {error})"
         ) from error
+    _check_depth(config, len(tensors), source)
     # Abstract: without weights, each of which is then set.
     network = nnx.eval_shape(lambda: network_from_config(config, nnx.Rngs(0)))
     set_weights(network, tensors, source)
     return network
+
+
+def _check_depth(config: Any, num_tensors: int, source: str) -> None:
+    """Raises ValueError for more layers than tensors, which would take long to build in vain."""
+    described = config if isinstance(config, Mapping) else {}
+    widths, depth = described.get("widths"), described.get("num_layers")
+    depth = len(widths) if isinstance(widths, list) else depth
+    if isinstance(depth, int) and depth > num_tensors:
+        raise ValueError(f"{source} has {num_tensors} tensors, too few for its {depth} layers")
 
 
 def named_weights(network: Network) -> dict[str, jax.Array]:
