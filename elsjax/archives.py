@@ -88,9 +88,10 @@ def _read_npz(path: Path, split: str) -> tuple[str, str | None, np.ndarray, np.n
     """Names of the images and labels of a split, and both."""
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{printable(path)} is not an .npz archive, or it is truncated")
-    with _reading(path, "an .npz archive"):
-        archive = np.load(path, allow_pickle=False)
-    with archive:
+    with contextlib.ExitStack() as opened:
+        with _reading(path, "an .npz archive"):  # which NumPy would leave open in some cases
+            file = opened.enter_context(path.open("rb"))
+            archive = opened.enter_context(np.load(file, allow_pickle=False))
         image_name, label_name = _names(path, archive.files, split)
         with _reading(path, "an .npz archive"):
             images = archive[image_name]

@@ -212,7 +212,12 @@ def test_damaged_files_are_one_error(tmp_path):
     np.savez(tmp_path / "a.npz", images=PIXELS, labels=LABELS)
     for path in (tmp_path / "a.npy", tmp_path / "a.npz"):
         whole = path.read_bytes()
-        for place in rng.integers(0, len(whole), 60).tolist() + list(range(120)):
+        places = [
+            *range(120),
+            *rng.integers(0, len(whole), 60),
+            *range(len(whole) - 120, len(whole)),
+        ]
+        for place in places:
             damaged = bytearray(whole)
             damaged[place] ^= int(rng.integers(1, 256))
             path.write_bytes(damaged if place % 3 else damaged[:place])
