@@ -28,6 +28,7 @@ from elsjax.storage import write_whole
 
 _MARK = ".elsjax-run"
 _CONFIG = "config.json"
+_PARTIAL = ".partial"
 _NEW = "pass --overwrite to start anew"
 
 
@@ -56,7 +57,12 @@ class Run:
         self._overwrite = overwrite
         if out.name in ("", ".."):
             raise ValueError(f"out={str(out)!r} must end with the name of a folder")
-        self.partial = out.with_name(out.name + ".partial")
+        if out.name.endswith(_PARTIAL):
+            raise ValueError(
+                f"out={str(out)!r} is what an unfinished run is called; choose a name that does "
+                f"not end in {_PARTIAL}"
+            )
+        self.partial = out.with_name(out.name + _PARTIAL)
         self._replaced = out.with_name(f".{out.name}.elsjax-replaced")
         self._written: set[str] = set()  # names of files; those of folders end with "/"
         self._undo = contextlib.ExitStack()
