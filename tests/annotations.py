@@ -48,9 +48,9 @@ def _agrees(value, hint):
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_agrees(value, one) for one in inner)
-    if isinstance(value, np.ndarray) and _is_shape(hint):  # in place of JAX's
-        return isinstance(value, hint.dtype[np.ndarray, hint.dim_str])
-    if isinstance(value, jax.Array) and isinstance(hint, type):
+    if isinstance(value, jax.Array | np.ndarray) and isinstance(hint, type):
+        if isinstance(value, np.ndarray) and _is_shape(hint):  # in place of JAX's
+            hint = hint.dtype[np.ndarray, hint.dim_str]
         return isinstance(value, hint)
     if isinstance(value, tuple) and origin is tuple and Ellipsis not in inner:
         return len(value) == len(inner) and all(map(_agrees, value, inner))
