@@ -80,23 +80,7 @@ def x64():
 
 @pytest.fixture
 def refuses(tmp_path, capsys):
-    """Asserts that a command refuses its words in one line, with status 2, and writes nothing."""
-
-    def check(words: list[str], message: str) -> None:
-        assert cli.main([*words, "--out", str(tmp_path / "run")]) == 2
-        output = capsys.readouterr()
-        assert output.out == ""
-        assert output.err.startswith("elsjax: ")
-        assert output.err.count("\n") == 1
-        assert message in output.err
-        assert not list(tmp_path.iterdir())
-
-    return check
-
-
-@pytest.fixture
-def refuses_here(tmp_path, capsys):
-    """As `refuses`, where something lies beside the folder to write: all of it stays as it is."""
+    """Asserts that a command refuses its words in one line, with status 2, and changes nothing."""
 
     def state():
         return {

@@ -13,20 +13,27 @@ import elsjax
 from elsjax.dictionaries import Dictionary
 from elsjax.kernels import dense, fused
 
+GREY, COLOURED = (10, 12, 1), (9, 9, 3)
 CASES = [
-    ("ls", 3, False),
-    ("els", 3, False),
-    ("els", 7, True),
-    ("bbels", 5, False),
-    ("bbels", 9, False),
+    ("ls", 3, False, GREY),
+    ("ls", 3, False, COLOURED),
+    ("els", 3, False, COLOURED),
+    ("els", 7, True, GREY),
+    ("bbels", 5, False, GREY),
+    ("bbels", 9, False, COLOURED),
 ]
 
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """Machines use the kernel, on this CPU."""
+    """Machines use the kernel, on this CPU, which takes the time of whole tiles for parts of them.
+
+    So tiles are small, and several where a GPU has one.
+    """
     monkeypatch.setattr(pl, "pallas_call", functools.partial(pl.pallas_call, interpret=True))
     monkeypatch.setattr(fused, "runs_on", lambda device: True)
+    monkeypatch.setattr(fused, "_ROWS", 8)
+    monkeypatch.setattr(fused, "_KEYS", 16)
     yield
     jax.clear_caches()
 
@@ -40,8 +47,7 @@ def _noisy(num, shape, seed=1):
 
 
 @pytest.mark.usefixtures("interpreted")
-@pytest.mark.parametrize(("kind", "window", "wrapped"), CASES)
-@pytest.mark.parametrize("shape", [(10, 12, 1), (9, 9, 3)])
+@pytest.mark.parametrize(("kind", "window", "wrapped", "shape"), CASES)
 def test_is_the_definition(kind, window, wrapped, shape):
     images, x = _pixels(7, shape), _noisy(2, shape)
     machine = elsjax.ScoreMachine(kind, images, window=window, wrap_patches=wrapped, block_size=3)
@@ -53,8 +59,10 @@ def test_is_the_definition(kind, window, wrapped, shape):
 
 
 @pytest.mark.usefixtures("interpreted")
-@pytest.mark.parametrize("window", [3, 11, 17])
-def test_keeps_to_float64(window):
+@pytest.mark.parametrize(("window", "tile"), [(3, (64, 128)), (11, (8, 16)), (17, (8, 16))])
+def test_keeps_to_float64(monkeypatch, window, tile):
+    monkeypatch.setattr(fused, "_ROWS", tile[0])
+    monkeypatch.setattr(fused, "_KEYS", tile[1])
     images = elsjax.load_dataset("mnist5k", limit=10, image_size=24).pixels
     noise = np.asarray(elsjax.initial_noise(jax.random.key(0), 3, (24, 24, 1)))
     t = np.array([0.02, 0.1, 0.5])
@@ -74,8 +82,8 @@ def test_is_free_of_devices_labels_and_neighbours(monkeypatch):
     monkeypatch.setattr(jax, "shard_map", functools.partial(jax.shard_map, check_vma=False))
     images, x = _pixels(13, (8, 9, 1)), _noisy(3, (8, 9, 1))
     labels = np.array([4, 9, 4, 1, 9, 9, 4, 1, 9, 9, 4, 9, 9])
-    alone = elsjax.ScoreMachine("bbels", images, labels, window=5)
-    shared = elsjax.ScoreMachine("bbels", images, labels, window=5, mesh=elsjax.make_mesh(2, 2))
+    alone = elsjax.ScoreMachine("els", images, labels, window=5)
+    shared = elsjax.ScoreMachine("els", images, labels, window=5, mesh=elsjax.make_mesh(2, 2))
     for label in (None, 1, np.array([9, 1, 9])):
         expected = alone.denoise(x, 0.4, label)
         np.testing.assert_allclose(shared.denoise(x, 0.4, label), expected, atol=1e-5)

@@ -134,12 +134,14 @@ def _reference_groups(reference):
 
 
 @pytest.mark.parametrize(
-    ("double", "block_size", "tolerance"), [(True, 5, 1e-9), (False, None, 5e-4)]
+    ("double", "block_size", "tolerance", "num"), [(True, 5, 1e-9, 170), (False, None, 5e-4, 120)]
 )
-def test_reference_posterior_means(reference, double, block_size, tolerance):
+def test_reference_posterior_means(reference, double, block_size, tolerance, num):
     seen = 0
     with jax.enable_x64(double):
         for (data, kind, *rest), keys in _reference_groups(reference).items():
+            if "conditional" in rest and not double:  # no other arithmetic
+                continue
             machine = elsjax.ScoreMachine(
                 kind.split("_")[0],
                 reference[f"{data}/images"],
@@ -156,7 +158,7 @@ def test_reference_posterior_means(reference, double, block_size, tolerance):
             for key, x0 in zip(keys, found, strict=True):
                 np.testing.assert_allclose(x0, reference[key], rtol=0, atol=tolerance, err_msg=key)
             seen += len(keys)
-    assert seen == 170
+    assert seen == num
 
 
 @pytest.mark.parametrize(("double", "tolerance"), [(True, 1e-9), (False, 5e-4)])
@@ -263,7 +265,7 @@ def test_toy_has_the_known_number_of_consistent_images(side, count):
     # The machine keeps those, and those only: all images of the small sides, some of the large.
     numbers = np.arange(consistent.size)
     if side == 5:
-        some = np.random.default_rng(0).choice(numbers, 2**15)
+        some = np.random.default_rng(0).choice(numbers, 2**13)
         numbers = np.union1d(np.flatnonzero(consistent), some)
     x = 2.0 * _black_and_white(numbers, side)[..., None] - 1.0
     images = np.stack([np.full((side, side, 1), colour, np.float32) for colour in (-1, 1)])

@@ -93,7 +93,7 @@ FOREIGN = [_notes, _below, _hidden, _like_a_result, _like_a_leftover]
 @pytest.mark.parametrize("put", FOREIGN)
 @pytest.mark.parametrize("marked", [False, True])
 @pytest.mark.parametrize("name", ["run", "run.partial"])
-def test_what_no_run_wrote_is_never_removed(refuses_here, tmp_path, put, marked, name):
+def test_what_no_run_wrote_is_never_removed(refuses, tmp_path, put, marked, name):
     if marked and name == "run":
         finished(tmp_path / "run")
     elif marked:
@@ -101,16 +101,16 @@ def test_what_no_run_wrote_is_never_removed(refuses_here, tmp_path, put, marked,
     else:
         (tmp_path / name).mkdir()
     put(tmp_path / name)
-    refuses_here([*SAMPLE, "--overwrite"], "move it away or choose another --out")
+    refuses([*SAMPLE, "--overwrite"], "move it away or choose another --out")
     if name == "run.partial":
-        refuses_here(SAMPLE, "run.partial")
+        refuses(SAMPLE, "run.partial")
 
 
-def test_a_partial_folder_of_someone_else_is_not_taken_over(refuses_here, tmp_path):
+def test_a_partial_folder_of_someone_else_is_not_taken_over(refuses, tmp_path):
     folder = tmp_path / "run.partial"
     folder.mkdir()
     (folder / "config.json").write_text("{}")  # as runs before the list wrote it
-    refuses_here(SAMPLE, "holds 'config.json' and no list of what a run wrote (.elsjax-run)")
+    refuses(SAMPLE, "holds 'config.json' and no list of what a run wrote (.elsjax-run)")
 
 
 def test_checkpoints_of_someone_else(tmp_path):
@@ -130,16 +130,16 @@ def test_checkpoints_of_someone_else(tmp_path):
 
 @pytest.mark.parametrize("broken", [False, True])
 @pytest.mark.parametrize("name", ["run", "run.partial"])
-def test_links_are_left_alone(refuses_here, tmp_path, name, broken):
+def test_links_are_left_alone(refuses, tmp_path, name, broken):
     finished(tmp_path / "real")
     (tmp_path / name).symlink_to(tmp_path / ("nowhere" if broken else "real"))
-    refuses_here([*SAMPLE, "--overwrite"], "is a link")
+    refuses([*SAMPLE, "--overwrite"], "is a link")
 
 
 @pytest.mark.parametrize("name", ["run", "run.partial"])
-def test_files_are_left_alone(refuses_here, tmp_path, name):
+def test_files_are_left_alone(refuses, tmp_path, name):
     (tmp_path / name).write_text("mine")
-    refuses_here([*SAMPLE, "--overwrite"], "is not a folder")
+    refuses([*SAMPLE, "--overwrite"], "is not a folder")
 
 
 @pytest.mark.parametrize("words", [".", "..", "", "/", "../run", "../../run", "../../run/../run"])
@@ -153,6 +153,16 @@ def test_the_folder_one_stands_in(tmp_path, monkeypatch, capsys, words):
     message = capsys.readouterr().err
     assert re.search("is the current folder, or holds it|must end with the name", message)
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_the_name_of_an_unfinished_run(tmp_path, capsys, overwrite):
+    interrupted(tmp_path / "run")
+    before = tree(tmp_path)
+    for out in (tmp_path / "run.partial", tmp_path / "new.partial"):
+        assert cli.main([*SAMPLE, *overwrite, "--out", str(out)]) == 2
+        assert "is what an unfinished run is called" in capsys.readouterr().err
+        assert tree(tmp_path) == before
 
 
 def test_two_runs_of_one_folder(tmp_path, capsys):
