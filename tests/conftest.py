@@ -1,5 +1,6 @@
 """Settings of all tests: their own environment, several CPU devices, fast compilation."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -36,6 +37,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.devices()  # starts JAX, after which flags and the number of devices stay
 del os.environ["XLA_FLAGS"]
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # of processes that tests start
+
+# JAX's tracing makes objects without end, few of them garbage.
+gc.freeze()
+gc.set_threshold(50_000, 20, 100)
 
 settings.register_profile("same", derandomize=True, deadline=None, database=None)
 settings.load_profile("same")

@@ -147,7 +147,7 @@ def network(rng: Rng, folder: Path, stock: Stock) -> Words:
             content = struct.pack("<Q", len(text)) + text + numbers
         case _:
             tensors = safetensors.numpy.load(content)
-            name = pick(rng, tensors)
+            name = pick(rng, sorted(tensors))  # which has no order of its own
             tensors[name] = altered_array(rng, tensors[name])
             with contextlib.suppress(Exception):  # what the format does not know
                 content = safetensors.numpy.save(tensors, header["__metadata__"])

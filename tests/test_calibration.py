@@ -2,9 +2,11 @@ import itertools
 import json
 
 import jax
+import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
+from flax import nnx
 
 import elsjax
 from elsjax import cli
@@ -58,6 +60,22 @@ def test_similarity_is_the_cosine_of_the_noise_and_the_error_of_x0():
     np.testing.assert_allclose(last.cosine, cosine, rtol=1e-5)
     error = ((machine.with_window(5).denoise(x, t) - path.x0[2]) ** 2).mean((1, 2, 3))
     np.testing.assert_allclose(last.error, error, rtol=1e-4)
+
+
+def test_a_network_that_overflows():
+    network = elsjax.nn.ResNet(SHAPE, width=8, num_layers=1, rngs=nnx.Rngs(0))
+    network.last.bias[...] = jnp.full_like(network.last.bias[...], 1e30)
+    machine = elsjax.ScoreMachine("ls", _images(3), window=3)
+    noise = elsjax.initial_noise(jax.random.key(1), 2, SHAPE)
+    with pytest.raises(FloatingPointError, match="at t=1: .* for sample 0 is not finite, or over"):
+        next(similarities(network, machine, (3,), noise, 2))
+
+
+def test_a_similarity_that_is_not_known():
+    cosine = np.full((2, 2, 1), 0.5)
+    cosine[1, 0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"cosine must be finite, but cosine\[1, 0, 0\] is nan"):
+        Calibration(np.array([1, 0.5]), (3, 5), cosine).schedule()
 
 
 def test_median_over_samples_is_not_moved_by_one():

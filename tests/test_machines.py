@@ -64,7 +64,7 @@ def test_passing_products_on_is_the_definition(kind, window, wrapped):
 @pytest.mark.parametrize("t", [0.02, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize(("kind", "window"), [("ls", 9), ("els", 3), ("els", 11), ("bbels", 11)])
 def test_float32_keeps_to_float64(kind, window, t):
-    images = elsjax.load_dataset("mnist5k", limit=40, image_size=32).pixels
+    images = elsjax.load_dataset("mnist5k", limit=25, image_size=32).pixels
     noise = np.asarray(elsjax.initial_noise(jax.random.key(0), 2, (32, 32, 1)))
     alpha, sigma = map(float, elsjax.CosineSchedule()(t))
     x = np.float32(alpha * (images[:2] / 127.5 - 1) + sigma * noise)
@@ -175,7 +175,10 @@ def test_reference_trajectories(reference, double, tolerance):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("kind", "window", "wrapped"), CASES)
+@pytest.mark.parametrize(
+    ("kind", "window", "wrapped"),
+    [case for case in CASES if case[1] not in (1, 5, 7)],  # one of each way to lay out patches
+)
 def test_result_is_free_of_blocks_order_and_neighbours(kind, window, wrapped):
     images, x = _images(11, (6, 6, 2)), _images(3, (6, 6, 2), seed=1)
     t = np.array([0.2, 0.5, 0.9])
