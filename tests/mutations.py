@@ -8,6 +8,7 @@ overflow: no traceback, no warning of a library, nothing left behind, nothing fo
 """
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -35,6 +36,7 @@ from tqdm import tqdm
 
 from elsjax import cli
 from elsjax.kernels import near_far
+from elsjax.nn import PRESETS, ResNet
 
 # CPU seconds that a command may take, once its programs are compiled; when one is stopped.
 _SECONDS, _STOPPED_AFTER = 20, 200
@@ -106,6 +108,7 @@ class Harness:
             (folder / place).mkdir(exist_ok=True)
         patch.setattr(near_far, "_FEWEST_PATCHES", 0)
         patch.setattr(jax, "device_count", lambda: 1)  # fewer and smaller programs
+        patch.setitem(PRESETS, "resnet-small", functools.partial(ResNet, width=8, num_layers=2))
         self._stock = Stock(folder / "stock", folder / "cache", lambda *a: run(*a).status)
 
     def outcome(self, seed: int) -> Outcome:

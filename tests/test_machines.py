@@ -97,29 +97,22 @@ def test_products_need_their_precision_at_low_noise(monkeypatch, mantissa, least
         return [jax.lax.reduce_precision(array, 8, mantissa) for array in arrays]
 
     images = elsjax.load_dataset("mnist5k", limit=41, image_size=32).pixels
-    noise = np.asarray(elsjax.initial_noise(jax.random.key(0), 1, (32, 32, 1)))
-    errors = {}
-    for t in (0.05, 0.95):
-        alpha, sigma = map(float, elsjax.CosineSchedule()(t))
-        x = np.float32(alpha * (images[40:] / 127.5 - 1) + sigma * noise)
-        found = []
-        for reduced in (False, True):
-            with monkeypatch.context() as patch:
-                if reduced:
-                    patch.setattr(
-                        jnp,
-                        "tensordot",
-                        lambda a, b, *args, **kw: tensordot(*rounded(a, b), *args, **kw),
-                    )
-                    patch.setattr(
-                        jnp, "einsum", lambda spec, *args, **kw: einsum(spec, *rounded(*args), **kw)
-                    )
-                jax.clear_caches()
-                found.append(np.asarray(_machine("els", images[:40], 11).denoise(x, t)))
-        errors[t] = np.abs(found[1] - found[0])
+    noise = np.asarray(elsjax.initial_noise(jax.random.key(0), 2, (32, 32, 1)))
+    t = np.array([0.05, 0.95])
+    alpha, sigma = (np.reshape(level, (2, 1, 1, 1)) for level in elsjax.CosineSchedule()(t))
+    x = np.float32(alpha * (images[40:] / 127.5 - 1) + sigma * noise)
+    exact = np.asarray(_machine("els", images[:40], 11).denoise(x, t))
+    monkeypatch.setattr(
+        jnp, "tensordot", lambda a, b, *args, **kw: tensordot(*rounded(a, b), *args, **kw)
+    )
+    monkeypatch.setattr(
+        jnp, "einsum", lambda spec, *args, **kw: einsum(spec, *rounded(*args), **kw)
+    )
     jax.clear_caches()
-    assert errors[0.05].max() > least
-    assert 0 < errors[0.95].max() < most
+    errors = np.abs(np.asarray(_machine("els", images[:40], 11).denoise(x, t)) - exact)
+    jax.clear_caches()
+    assert errors[0].max() > least
+    assert 0 < errors[1].max() < most
 
 
 def _reference_groups(reference):
@@ -134,13 +127,13 @@ def _reference_groups(reference):
 
 
 @pytest.mark.parametrize(
-    ("double", "block_size", "tolerance", "num"), [(True, 5, 1e-9, 170), (False, None, 5e-4, 120)]
+    ("double", "block_size", "tolerance", "num"), [(True, 5, 1e-9, 170), (False, None, 5e-4, 85)]
 )
 def test_reference_posterior_means(reference, double, block_size, tolerance, num):
     seen = 0
     with jax.enable_x64(double):
         for (data, kind, *rest), keys in _reference_groups(reference).items():
-            if "conditional" in rest and not double:  # no other arithmetic
+            if data == "mnist" and not double:  # the colours are enough
                 continue
             machine = elsjax.ScoreMachine(
                 kind.split("_")[0],
@@ -246,9 +239,9 @@ def test_no_noise_gives_the_centre_of_the_nearest_patch(t):
 
 
 def _black_and_white(numbers, side):
-    """Images [N, side, side] of 0 and 1, by the bits of their numbers."""
-    bits = (numbers[:, None] >> np.arange(side * side)) & 1
-    return bits.astype(np.int8).reshape(-1, side, side)
+    """Images [side, side, N] of 0 and 1, by the bits of their numbers."""
+    bits = (numbers >> np.arange(side * side)[:, None]) & 1
+    return bits.astype(np.int8).reshape(side, side, -1)
 
 
 @pytest.mark.parametrize(("side", "count"), [(3, 2), (4, 188), (5, 2142)])
@@ -256,12 +249,12 @@ def test_toy_has_the_known_number_of_consistent_images(side, count):
     """Black and white training images: fixed points of the sigma -> 0 flow, 3 x 3 windows."""
     consistent = []  # each pixel has the colour of most of its window
     # The last pixel stays black: inverting an image inverts the answer.
-    for first in range(0, 2 ** (side * side - 1), 2**20):
-        numbers = np.arange(first, min(first + 2**20, 2 ** (side * side - 1)))
+    for first in range(0, 2 ** (side * side - 1), 2**16):
+        numbers = np.arange(first, min(first + 2**16, 2 ** (side * side - 1)), dtype=np.int32)
         pixels = _black_and_white(numbers, side)
-        rows = pixels + np.roll(pixels, 1, 1) + np.roll(pixels, -1, 1)
-        white = rows + np.roll(rows, 1, 2) + np.roll(rows, -1, 2)
-        consistent.append(((white > 4) == pixels).all((1, 2)))
+        rows = pixels + np.roll(pixels, 1, 0) + np.roll(pixels, -1, 0)
+        white = rows + np.roll(rows, 1, 1) + np.roll(rows, -1, 1)
+        consistent.append(((white > 4) == pixels).all((0, 1)))
     consistent = np.concatenate(consistent)
     assert 2 * consistent.sum() == count
 
@@ -270,7 +263,7 @@ def test_toy_has_the_known_number_of_consistent_images(side, count):
     if side == 5:
         some = np.random.default_rng(0).choice(numbers, 2**13)
         numbers = np.union1d(np.flatnonzero(consistent), some)
-    x = 2.0 * _black_and_white(numbers, side)[..., None] - 1.0
+    x = 2.0 * np.moveaxis(_black_and_white(numbers, side), 2, 0)[..., None] - 1.0
     images = np.stack([np.full((side, side, 1), colour, np.float32) for colour in (-1, 1)])
     machine = _machine("els", images, 3, memory_budget=2**28)
     stays = (np.abs(machine.denoise(x, 0.0) - x) < 1e-5).all((1, 2, 3))

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import denoise_optimised
 
 import elsjax
 from elsjax.dictionaries import Dictionary
@@ -77,13 +76,13 @@ def test_tolerance_zero_is_exact(x64, kind, wrap, shape, window, sigma):
 
 @pytest.mark.parametrize(
     ("kind", "window", "t"),
-    [("els", 3, 0.2), ("bbels", 7, 0.35), ("els", 9, 0.55), ("els", 11, 0.6)],
+    [("els", 3, 0.2), ("bbels", 7, 0.35), ("bbels", 11, 0.6)],
 )
 def test_errors_keep_to_the_tolerance_and_the_estimates_cover_them(x64, kind, window, t):
     images = digits(400).images
     tolerance = 0.01
     x = noisy(images, t, 2)
-    exact = denoise_optimised(elsjax.ScoreMachine(kind, images, window=window), x, t)
+    exact = elsjax.ScoreMachine(kind, images, window=window).denoise(x, t)
     machine = elsjax.ScoreMachine(kind, images, window=window, tolerance=tolerance)
     x0, estimate = machine.denoise_with_error(x, t)
     error = np.abs(x0 - exact).max(axis=-1)
@@ -101,7 +100,7 @@ def test_a_smaller_tolerance_means_a_smaller_error(x64, monkeypatch):
     monkeypatch.setattr(index, "_CLUSTER_SIZE", 16)
     images = digits(500).images
     x = noisy(images, 0.4)
-    exact = denoise_optimised(elsjax.ScoreMachine("els", images, window=7), x, 0.4)
+    exact = elsjax.ScoreMachine("els", images, window=7).denoise(x, 0.4)
     errors = [
         np.abs(
             elsjax.ScoreMachine("els", images, window=7, tolerance=tolerance).denoise(x, 0.4)
