@@ -7,7 +7,7 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
-from conftest import FAST
+from fixtures import FAST
 
 import elsjax
 from elsjax import cli

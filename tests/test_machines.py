@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import denoise_optimised
+from fixtures import denoise_optimised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import denoise

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import FAST
+from fixtures import FAST
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted(Path(__file__).resolve().parents[1].glob("notebooks/*.ipynb"))
@@ -16,7 +16,7 @@ def test_notebook_runs_and_is_stored_without_outputs(monkeypatch, path):
     # Compiled fast, what it computes takes long; so of fewer images.
     monkeypatch.setenv("XLA_FLAGS", FAST)
     for cell in notebook.cells:
-        cell.source = cell.source.replace("limit=400", "limit=40")
+        cell.source = cell.source.replace("limit=400", "limit=10")
     NotebookClient(notebook, timeout=300).execute()
     pictures = [
         output
