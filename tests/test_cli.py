@@ -7,7 +7,7 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
-from fixtures import FAST
+from environment import FAST
 
 import elsjax
 from elsjax import cli

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures import denoise_optimised
+from environment import denoise_optimised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import denoise

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from fixtures import FAST
+from environment import FAST
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted(Path(__file__).resolve().parents[1].glob("notebooks/*.ipynb"))

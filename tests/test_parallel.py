@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from fixtures import FAST
+from environment import FAST
 
 import elsjax
 from elsjax.parallel import deal, range_of_hand

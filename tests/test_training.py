@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures import FAST
+from environment import FAST
 from flax import nnx
 
 from elsjax import cli
