@@ -135,6 +135,8 @@ def array(name: str, value: Any) -> jax.Array | np.ndarray:
     """The value as an array; raises ValueError if it is none."""
     if isinstance(value, jax.Array):
         return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"{name} is a masked array, whose mask would be lost: pass filled values")
     try:
         found = np.asarray(value)
     except Exception as error:  # whatever its conversion raises: lists within lists, tensors

@@ -1,4 +1,4 @@
-"""The checker of the library's jaxtyping annotations, which all tests run under (see environment.py).
+"""The checker of the jaxtyping annotations, which all tests run under (see environment.py).
 
 jaxtyping calls it before and after each function. It looks at arguments afterwards only: what a
 function refuses, by a `ValueError` of its own, is its own business, and what it has accepted must

@@ -153,6 +153,7 @@ def test_keys_have_a_shape(known):
         (None, r"images has shape \[\]"),
         ("images.npz", r"images has shape \[\]"),
         ([[1.0], [1.0, 2.0]], "images, of type list, is no array"),
+        (np.ma.masked_less(np.zeros((2, 4, 4, 1)), 1), "images is a masked array"),
     ],
 )
 def test_images_of_another_scale_layout_or_type(images, message):

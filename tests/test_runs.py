@@ -709,7 +709,7 @@ def test_a_damaged_configuration_beside_a_network(trained, content):
         (["--image-size", "16"], "image_size=16 differs from 8"),
         (["--network", "."], "network='.' is a folder; expected a file"),
         (["--label", "-1"], "label=-1 must lie in"),
-        (["--seed", "-1"], "seed=-1 must lie in"),
+        (["--seed", "-1"], "seed=-1 must be an integer from 0 to"),
         (["--num-samples", "9" * 30], "must lie in [1, 2.14748e+09]"),
     ],
 )

@@ -18,7 +18,6 @@ from elsjax.nn import Network
 from elsjax.windows import WindowSchedule
 from elsjax.zoo import zoo
 
-MAX_SEED = 2**32 - 1  # JAX drops what is above, without a word, unless it computes in float64
 MAX_COUNT = 2**31 - 1  # axes of arrays
 
 
@@ -66,7 +65,7 @@ class Experiment:
         for name in ("num_samples", "num_steps"):
             checks.positive_int(name, getattr(self, name))
             checks.in_range(name, getattr(self, name), 1, MAX_COUNT)
-        checks.in_range("seed", self.seed, 0, MAX_SEED)
+        checks.seed("seed", self.seed)
         check_labels(self.label, self.num_samples)
 
     def load_network(self) -> Network:

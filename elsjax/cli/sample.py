@@ -12,7 +12,7 @@ import tyro
 import elsjax
 from elsjax import checks, plotting
 from elsjax.cli.data import DataOptions, describe
-from elsjax.cli.experiment import MAX_COUNT, MAX_SEED, check_labels
+from elsjax.cli.experiment import MAX_COUNT, check_labels
 from elsjax.cli.painting import Painter
 from elsjax.cli.window import parse_window, published_table, window_list
 from elsjax.datasets import Dataset
@@ -82,7 +82,7 @@ class Sample:
         for name in ("num_samples", "num_steps", "batch_size"):
             checks.positive_int(name, getattr(self, name))
             checks.in_range(name, getattr(self, name), 1, MAX_COUNT)
-        checks.in_range("seed", self.seed, 0, MAX_SEED)
+        checks.seed("seed", self.seed)
         check_labels(self.label, self.num_samples)
         window = self._window() if self.window is not None else None
         if self.tolerance is not None:

@@ -17,7 +17,6 @@ from elsjax import checks, plotting, training
 from elsjax.analytic import wiener_filter
 from elsjax.checkpoints import Checkpoints
 from elsjax.cli.data import DataOptions, describe
-from elsjax.cli.experiment import MAX_SEED
 from elsjax.datasets import Dataset
 from elsjax.denoisers import Denoiser
 from elsjax.heldout import TIMES, HeldoutCurve, heldout_error, heldout_images
@@ -100,7 +99,6 @@ class Train:
         checks.positive_int("checkpoint_every", self.checkpoint_every)
         checks.positive_int("evaluate_every", self.evaluate_every)
         checks.in_range("num_heldout", self.num_heldout, 0, math.inf)
-        checks.in_range("seed", self.config.seed, 0, MAX_SEED)
         if self.weights is not None and not self.weights.is_file():
             raise ValueError(f"weights={str(self.weights)!r} is not a file")
         use_all_cores()
