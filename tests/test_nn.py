@@ -10,6 +10,7 @@ from flax import nnx
 import elsjax
 from elsjax.nn import PRESETS, AttentionUNet, ResNet, UNet
 from elsjax.nn.embedding import time_features
+from elsjax.nn.files import named_weights, set_weights
 from elsjax.nn.layers import Upsample
 from elsjax.nn.network import _apply
 
@@ -254,6 +255,24 @@ def test_the_last_convolution_of_an_attention_unet_gives_the_velocity():
     np.testing.assert_allclose(network.denoise(x, t), alpha * x - sigma, atol=1e-4)
 
 
+def test_without_attention_the_rest_is_the_same():
+    full, bare = (
+        AttentionUNet(
+            SHAPE, widths=(8, 16), attention_levels=levels, embedding_width=16, rngs=nnx.Rngs(0)
+        )
+        for levels in ((0, 1), ())
+    )
+    weights = named_weights(full)
+    attention = [name for name in weights if ".attention." in name]
+    assert attention
+    rest = {name: weights[name] for name in weights if name not in attention}
+    set_weights(bare, rest, "the other network")  # refuses other names and shapes
+    # At first attention adds nothing.
+    np.testing.assert_array_equal(
+        bare.denoise(images(), 0.5), full.denoise(images(), 0.5), strict=True
+    )
+
+
 def test_attention_needs_no_normalisation_to_be_global():
     block = elsjax.nn.attention_unet.SelfAttention(8, 2, dtype=jnp.float32, rngs=nnx.Rngs(0))
     _stir(block)
@@ -332,8 +351,11 @@ def test_presets(name):
         ("unet", {"last_kernel_size": 2.0}, "last_kernel_size=2.0 must be an odd"),
         ("unet", {"embedding_width": 7}, "embedding_width=7 must be even"),
         ("unet", {"embedding_width": 2}, "embedding_width=2 must be even and at least 4"),
-        ("attention", {"attention_levels": (2,)}, "attention_levels=(2,) must be one or more"),
-        ("attention", {"attention_levels": ()}, "attention_levels=() must be one or more"),
+        (
+            "attention",
+            {"attention_levels": (2,)},
+            "attention_levels=(2,) must be a sequence of 0 to 1",
+        ),
         ("attention", {"num_heads": 3}, "num_heads=3 must divide the width 16"),
         ("attention", {"num_heads": 0}, "num_heads=0 must be"),
     ],

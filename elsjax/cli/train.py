@@ -52,9 +52,16 @@ class Train:
     )
     """Training images."""
     network: Literal[
-        "resnet", "resnet-small", "unet", "unet-small", "attention-unet", "attention-unet-small"
+        "resnet",
+        "resnet-small",
+        "unet",
+        "unet-small",
+        "attention-unet",
+        "attention-unet-small",
+        "residual-unet-small",
     ] = "unet-small"
-    """The paper's sizes, or small ones that train on a CPU in hours."""
+    """The paper's sizes, or small ones that train on a CPU in hours; residual-unet-small is
+    attention-unet-small without its attention."""
     padding: Padding = "zeros"
     """Padding of every convolution: zeros or circular."""
     prediction: Prediction = "velocity"

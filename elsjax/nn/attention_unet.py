@@ -119,7 +119,8 @@ class AttentionUNet(UNet):
       image_shape: (height, width, channels) of the images; see `UNet`.
       widths: channels at each resolution, finest first; at least two.
       attention_levels: resolutions with attention: 0 is the finest, level l has 1/2^l of the
-        sides; one or more. Time and memory grow with the square of the number of pixels.
+        sides. Time and memory grow with the square of the number of pixels. With () it is the same
+        network without attention, to tell what attention adds.
       num_heads: heads of the attention; divides the widths that have attention.
       embedding_width: length of the embedding, even, at least 4.
       padding: "zeros" or "circular".
@@ -154,14 +155,15 @@ class AttentionUNet(UNet):
     ) -> None:
         widths = checks.positive_ints("widths", widths)
         num_heads = checks.positive_int("num_heads", num_heads)
-        levels = tuple(attention_levels) if isinstance(attention_levels, Iterable) else ()
-        if not levels or not all(level in range(len(widths)) for level in levels):
+        if not isinstance(attention_levels, Iterable) or not all(
+            level in range(len(widths)) for level in attention_levels
+        ):
             raise ValueError(
-                f"attention_levels={attention_levels!r} must be one or more of 0 to "
+                f"attention_levels={attention_levels!r} must be a sequence of 0 to "
                 f"{len(widths) - 1}"
             )
         levels = tuple(
-            checks.integer("attention_levels", level, 0, len(widths)) for level in levels
+            checks.integer("attention_levels", level, 0, len(widths)) for level in attention_levels
         )
         for level in levels:
             if widths[level] % num_heads:
