@@ -266,7 +266,8 @@ class ScoreMachine(Denoiser):
     def _index(self, part: WindowPart, start: int, stop: int) -> tuple[PatchIndex, Patches]:
         """The index of the training images [start, stop), spread over the mesh, and its patches."""
         name = f"{part.window[0]}x{part.window[1]} of {start} to {stop}"
-        if name not in self._patches and isinstance(self._images, jax.core.Tracer):
+        # While tracing, whatever is computed is a tracer, which no later call could use.
+        if name not in self._patches and isinstance(self._images[:0], jax.core.Tracer):
             raise ValueError(
                 f"no index of {name} yet: denoise once outside of jax.jit, which builds it"
             )

@@ -272,3 +272,13 @@ def test_traced_arguments():
     once = machine.denoise(x, 0.5)
     inside = jax.jit(lambda machine: machine.denoise(x, 0.5))(machine)
     np.testing.assert_allclose(inside, once, atol=1e-6)
+
+
+def test_an_index_that_is_first_needed_while_tracing():
+    machine = elsjax.ScoreMachine("els", random_pixels(4, (8, 8, 1)), window=3, tolerance=0.01)
+    x = jnp.zeros((1, 8, 8, 1))
+    inside = jax.jit(lambda x: machine.denoise(x, 0.5))
+    with pytest.raises(ValueError, match="no index of .* denoise once outside of jax.jit"):
+        inside(x)
+    once = machine.denoise(x, 0.5)  # nothing has leaked
+    np.testing.assert_allclose(inside(x), once, atol=1e-6)
