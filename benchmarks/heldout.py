@@ -11,6 +11,7 @@ A run goes on where it stopped: what is in the folder is not computed again.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,40 +63,37 @@ class Column:
 def columns(options: Options, training: elsjax.Dataset, network: elsjax.nn.Network) -> list[Column]:
     conditional = network.num_classes is not None
     local = "els" if network.padding == "circular" else "bbels"
-    machine = elsjax.ScoreMachine(
-        "is",
-        training.pixels,
-        training.labels if conditional else None,
-        schedule=network.schedule,
-        mesh=elsjax.make_mesh(),
-    )
+    most = {"ls": network.receptive_field, local: network.receptive_field}
+    if local == "els":
+        most[local] = min(most[local], *network.image_shape[:2])
+    machines = {"IS": ("is", None)} | {
+        f"{kind.upper().replace('BB', 'bb')} P={side}": (kind, side)
+        for kind in ("ls", local)
+        for side in options.windows
+        if side <= most[kind]
+    }
 
-    def windowed(kind: str, side: int) -> Callable[[], Denoiser]:
-        return lambda: elsjax.ScoreMachine(
+    def make(kind: str, window: int | None) -> Denoiser:
+        return elsjax.ScoreMachine(
             kind,
             training.pixels,
             training.labels if conditional else None,
             schedule=network.schedule,
-            window=side,
+            window=window,
             mesh=elsjax.make_mesh(),
         )
 
-    many, few = options.num_images, options.num_for_machines
-    most = {"ls": network.receptive_field, local: network.receptive_field}
-    if local == "els":
-        most[local] = min(most[local], *network.image_shape[:2])
+    def wiener() -> Denoiser:
+        return wiener_filter(training.pixels, network.schedule)
+
     return [
-        Column("Wiener", lambda: wiener_filter(training.pixels, network.schedule), False, many),
-        Column("network", lambda: network, conditional, many),
-        Column("IS", lambda: machine, conditional, few),
+        Column("Wiener", wiener, False, options.num_images),
+        Column("network", lambda: network, conditional, options.num_images),
         *[
-            Column(f"{kind.upper().replace('BB', 'bb')} P={side}", windowed(kind, side),
-                   conditional, few)
-            for kind in ("ls", local)
-            for side in options.windows
-            if side <= most[kind]
+            Column(name, functools.partial(make, *machine), conditional, options.num_for_machines)
+            for name, machine in machines.items()
         ],
-    ]  # fmt: skip
+    ]
 
 
 def table(found: dict[str, Float[np.ndarray, "t n"]], few: int) -> dict[str, list[str]]:
@@ -124,13 +122,16 @@ def figure(found: dict[str, Float[np.ndarray, "t n"]], few: int) -> Figure:
     ax = drawn.subplots()
     for name, errors in found.items():
         wiener = found["Wiener"][:, : errors.shape[1]]
-        style = {"Wiener": ":k", "network": "o-C3"}.get(name, "--" if name[0] == "L" else "-")
+        style = {"Wiener": ":k", "network": "o-k"}.get(name, "--" if name[0] == "L" else "-")
         ax.plot(
             TIMES, errors.mean(1) / wiener.mean(1), style, label=name, linewidth=1, markersize=3
         )
     ax.set(xlabel="t", ylabel="held-out error of x0 / that of the Wiener filter", yscale="log")
     ax.legend(
-        fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title=f"machines: {few} images"
+        fontsize=8,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        title=f"machines: {few} of the images",
     )
     return drawn
 
@@ -148,7 +149,8 @@ def measure(options: Options) -> dict[str, list[str]]:
         raise SystemExit(f"no held-out images for {entry.dataset}: see `elsjax datasets`")
     key = jax.random.key(options.seed)
     with Run(options.out, overwrite=options.overwrite) as run:
-        config = dataclasses.asdict(options) | {"out": None, "overwrite": None}
+        config = dataclasses.asdict(options)
+        del config["out"], config["overwrite"]
         run.start({"benchmark": "heldout", **config})
         todo = columns(options, training, network)
         like = {c.name: (np.float64, (len(TIMES), c.num_images)) for c in todo}

@@ -88,25 +88,18 @@ def _similarities(
     first: int,
 ) -> Iterator[Similarity]:
     for step in steps:
-        norms = np.asarray(_norms(x, step.x0, *candidates[0].schedule(step.t)))
-        if not np.isfinite(norms).all():
-            raise FloatingPointError(
-                f"no window is like the network at t={step.t:g}: the noise that it predicts for "
-                f"sample {np.flatnonzero(~np.isfinite(norms))[0]} is not finite, or overflows"
-            )
         for number, candidate in enumerate(candidates):
             if step.index * len(candidates) + number < first:
                 continue
             x0 = candidate.denoise(x, step.t, label)
             cosine, error = _compare(x, x0, step.x0, *candidate.schedule(step.t))
+            if not np.isfinite([cosine, error]).all():
+                raise FloatingPointError(
+                    f"no window is like the network at t={step.t:g}: the noise that it predicts "
+                    "is not finite, or overflows"
+                )
             yield Similarity(step.index, step.t, number, np.asarray(cosine), np.asarray(error))
         x = step.x
-
-
-@jax.jit
-def _norms(x: Array, x0: Array, alpha: Array, sigma: Array) -> Array:
-    """Norm of the noise prediction, [B]."""
-    return jnp.linalg.norm(_predictions(x, x0, alpha, sigma), axis=1)
 
 
 @jax.jit
@@ -114,15 +107,13 @@ def _compare(
     x: Array, machine_x0: Array, network_x0: Array, alpha: Array, sigma: Array
 ) -> tuple[Array, Array]:
     """Cosine of the noise predictions and mean squared error of x0, [B] each."""
-    ours, theirs = (_predictions(x, x0, alpha, sigma) for x0 in (machine_x0, network_x0))
+    ours, theirs = (
+        noise_from_x0(x, x0, per_image(alpha), per_image(sigma)).reshape(x.shape[0], -1)
+        for x0 in (machine_x0, network_x0)
+    )
     norms = jnp.linalg.norm(ours, axis=1) * jnp.linalg.norm(theirs, axis=1)
-    return (ours * theirs).sum(1) / norms, ((machine_x0 - network_x0) ** 2).mean((1, 2, 3))
-
-
-def _predictions(x: Array, x0: Array, alpha: Array, sigma: Array) -> Array:
-    """The noise of each image, flattened, [B, H W C]."""
-    noise = noise_from_x0(x, x0, per_image(alpha), per_image(sigma))
-    return noise.reshape(x.shape[0], -1)
+    cosine = jnp.where(jnp.isfinite(norms), (ours * theirs).sum(1) / norms, jnp.nan)
+    return cosine, ((machine_x0 - network_x0) ** 2).mean((1, 2, 3))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,8 +59,7 @@ class Run:
             raise ValueError(f"out={str(out)!r} must end with the name of a folder")
         if out.name.endswith(_PARTIAL):
             raise ValueError(
-                f"out={str(out)!r} is what an unfinished run is called; choose a name that does "
-                f"not end in {_PARTIAL}"
+                f"out={str(out)!r} is what an unfinished run is called; choose another"
             )
         self.partial = out.with_name(out.name + _PARTIAL)
         self._replaced = out.with_name(f".{out.name}.elsjax-replaced")

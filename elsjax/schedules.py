@@ -16,6 +16,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from elsjax import checks
 
+_MOST_STEPS = 10**6  # of a table that is made at every call
+
 
 class Schedule(abc.ABC):
     """A variance-preserving noise schedule."""
@@ -92,7 +94,7 @@ class LinearBetaSchedule(Schedule):
     Args:
       beta_first: beta of the first step, in (0, 1).
       beta_last: beta of the last step, in (0, 1).
-      num_steps: number of steps between t = 0 and t = 1, at least 1.
+      num_steps: number of steps between t = 0 and t = 1, at most a million.
 
     Raises:
       ValueError: if an argument lies outside its range.
@@ -103,7 +105,7 @@ class LinearBetaSchedule(Schedule):
     num_steps: int = 1000
 
     def __post_init__(self) -> None:
-        _set(self, num_steps=checks.positive_int("num_steps", self.num_steps))
+        _set(self, num_steps=checks.integer("num_steps", self.num_steps, 1, _MOST_STEPS))
         for name in ("beta_first", "beta_last"):
             beta = checks.in_range(name, getattr(self, name), 0.0, 1.0, open_ends=True)
             _set(self, **{name: beta})

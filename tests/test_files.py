@@ -110,6 +110,19 @@ def test_more_layers_than_tensors(tmp_path, name, deep):
         elsjax.load_network(tmp_path / "a")
 
 
+def test_what_is_wrong_with_a_file_is_told_in_a_line_of_some_length(tmp_path, capsys):
+    config = network_config(NETWORKS["attention"]()) | {"attention_levels": [0] * 10**6}
+    path = tmp_path / "a.safetensors"
+    tensors = {"v": np.zeros(3), "w": np.zeros(3)}
+    safetensors.numpy.save_file(tensors, path, {"network": json.dumps(config)})
+    words = ["--network", str(path), "--dataset", "mnist5k", "--out", str(tmp_path / "run")]
+    assert cli.main(["compare", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("elsjax: attention_levels=[0, 0, ")
+    assert error.endswith("must be some of 0 to 1\n")
+    assert len(error) < 3000
+
+
 def test_tensors_that_are_not_those_of_the_configuration(tmp_path):
     net = NETWORKS["resnet"]()
     weights = {name: np.asarray(value) for name, value in named_weights(net).items()}

@@ -461,7 +461,7 @@ WRONG = [
     (lambda: UNet((8, 8, 1), widths="88", rngs=nnx.Rngs(0)), "widths='88' must be a sequence"),
     (
         lambda: AttentionUNet((8, 8, 1), attention_levels=1, rngs=nnx.Rngs(0)),
-        "attention_levels=1 must be a sequence of 0 to",
+        "attention_levels=1 must be some of 0 to",
     ),
     (
         lambda: AttentionUNet((8, 8, 1), attention_levels=(1.0,), rngs=nnx.Rngs(0)),

@@ -354,7 +354,7 @@ def test_presets(name):
         (
             "attention",
             {"attention_levels": (2,)},
-            "attention_levels=(2,) must be a sequence of 0 to 1",
+            "attention_levels=(2,) must be some of 0 to 1",
         ),
         ("attention", {"num_heads": 3}, "num_heads=3 must divide the width 16"),
         ("attention", {"num_heads": 0}, "num_heads=0 must be"),

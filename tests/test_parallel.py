@@ -13,7 +13,7 @@ import elsjax
 from elsjax.parallel import deal, range_of_hand
 
 MIXED = np.array([0, 2, 2, 1, 0])
-MESHES = {(4, 1): [None, MIXED], (2, 2): [1, MIXED]}
+MESHES = {(2, 1): [1], (4, 1): [None, MIXED], (2, 2): [None, 1, MIXED]}
 SMALL = (7, 6, 2)
 MACHINES = [
     *[(kind, window, SMALL) for kind, window in [("is", None), ("es", None), ("ls", 3)]],

@@ -106,6 +106,17 @@ def test_what_no_run_wrote_is_never_removed(refuses, tmp_path, put, marked, name
         refuses(SAMPLE, "run.partial")
 
 
+def test_a_list_of_what_lies_elsewhere_removes_nothing(tmp_path):
+    finished(tmp_path / "run")
+    (tmp_path / "notes.txt").write_text("mine")
+    with (tmp_path / "run" / ".elsjax-run").open("a") as file:
+        file.write(f"../notes.txt\n{tmp_path}/notes.txt\n../\n")
+    with contextlib.suppress(ValueError), Run(tmp_path / "run", overwrite=True) as run:
+        run.start({"seed": 1})
+        run.finish()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 def test_a_partial_folder_of_someone_else_is_not_taken_over(refuses, tmp_path):
     folder = tmp_path / "run.partial"
     folder.mkdir()

@@ -67,6 +67,7 @@ def test_schedules_are_their_formulas():
     [
         (elsjax.CosineSchedule, {"offset": 0.1}, r"offset=0.1 must lie in \[0, 0.008\]"),
         (elsjax.LinearBetaSchedule, {"num_steps": 0}, "num_steps=0 must be an integer"),
+        (elsjax.LinearBetaSchedule, {"num_steps": 10**9}, "must be an integer from 1 to 1000000"),
         (elsjax.LinearBetaSchedule, {"beta_last": 1.0}, r"beta_last=1.0 must lie in \(0, 1\)"),
         (elsjax.ExponentialSchedule, {"horizon": -1.0}, "horizon=-1.0 must lie in"),
     ],

@@ -23,6 +23,8 @@ from elsjax.cli.train import Train
 from elsjax.cli.zoo import Zoo
 from elsjax.storage import cache_folder
 
+_LONGEST = 2000  # characters of a line on stderr
+
 Command = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
@@ -45,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: words after the program's name; None for those of the process.
 
     Returns:
-      Exit status: 0; 2 for a wrong input, 1 for training that diverged, 130 if interrupted, each
-      told in one line on stderr; 141 if nobody reads the output.
+      Exit status: 0; 2 for a wrong input, 1 where numbers overflow, as in training that diverged,
+      130 if interrupted, each told in one line on stderr; 141 if nobody reads the output.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name of a file may hold what a terminal cannot show
@@ -94,8 +96,11 @@ def _keep_programs() -> None:
 
 
 def _tell(message: str) -> None:
-    """One line on stderr."""
-    print(f"elsjax: {' '.join(message.split())}", file=sys.stderr)
+    """One line on stderr; what a hostile input makes long is cut in the middle."""
+    line = " ".join(message.split())
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    print(f"elsjax: {line}", file=sys.stderr)
 
 
 @contextlib.contextmanager

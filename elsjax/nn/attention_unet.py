@@ -155,15 +155,17 @@ class AttentionUNet(UNet):
     ) -> None:
         widths = checks.positive_ints("widths", widths)
         num_heads = checks.positive_int("num_heads", num_heads)
-        if not isinstance(attention_levels, Iterable) or not all(
-            level in range(len(widths)) for level in attention_levels
+        levels = tuple(attention_levels) if isinstance(attention_levels, Iterable) else None
+        if (
+            levels is None
+            or len(levels) > len(widths)
+            or not all(level in range(len(widths)) for level in levels)
         ):
             raise ValueError(
-                f"attention_levels={attention_levels!r} must be a sequence of 0 to "
-                f"{len(widths) - 1}"
+                f"attention_levels={attention_levels!r} must be some of 0 to {len(widths) - 1}"
             )
         levels = tuple(
-            checks.integer("attention_levels", level, 0, len(widths)) for level in attention_levels
+            checks.integer("attention_levels", level, 0, len(widths)) for level in levels
         )
         for level in levels:
             if widths[level] % num_heads:
