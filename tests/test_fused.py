@@ -82,8 +82,14 @@ def test_is_free_of_devices_labels_and_neighbours(monkeypatch):
     monkeypatch.setattr(jax, "shard_map", functools.partial(jax.shard_map, check_vma=False))
     images, x = _pixels(13, (8, 9, 1)), _noisy(3, (8, 9, 1))
     labels = np.array([4, 9, 4, 1, 9, 9, 4, 1, 9, 9, 4, 9, 9])
-    alone = elsjax.ScoreMachine("bbels", images, labels, window=5)
-    shared = elsjax.ScoreMachine("bbels", images, labels, window=5, mesh=elsjax.make_mesh(2, 2))
+
+    def machines(kind):
+        for mesh in (None, elsjax.make_mesh(2, 2)):
+            yield elsjax.ScoreMachine(kind, images, labels, window=5, mesh=mesh)
+
+    alone, shared = machines("bbels")
+    np.testing.assert_allclose(shared.denoise(x, 0.4), alone.denoise(x, 0.4), atol=1e-5)
+    alone, shared = machines("els")
     for label in (None, 1, np.array([9, 1, 9])):
         expected = alone.denoise(x, 0.4, label)
         np.testing.assert_allclose(shared.denoise(x, 0.4, label), expected, atol=1e-5)

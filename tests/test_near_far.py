@@ -95,7 +95,7 @@ def test_errors_keep_to_the_tolerance_and_the_estimates_cover_them(x64, window, 
 
 def test_a_smaller_tolerance_means_a_smaller_error(x64, monkeypatch):
     monkeypatch.setattr(index, "_CLUSTER_SIZE", 16)
-    images = digits(500).images
+    images = digits(250).images
     x = noisy(images, 0.4)
     exact = elsjax.ScoreMachine("els", images, window=7).denoise(x, 0.4)
     errors = [
