@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 import elsjax
 from elsjax.analytic import wiener_filter
-from elsjax.denoisers import Denoiser
-from elsjax.heldout import TIMES, heldout_error, heldout_images
+from elsjax.experiments.heldout import TIMES, heldout_error, heldout_images
+from elsjax.experiments.runs import Run
+from elsjax.nn.zoo import zoo
 from elsjax.parallel import use_all_cores
-from elsjax.runs import Run
-from elsjax.zoo import zoo
+from elsjax.process.denoisers import Denoiser
 
 
 @dataclasses.dataclass(frozen=True)

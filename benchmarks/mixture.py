@@ -25,10 +25,10 @@ import elsjax
 from elsjax.cli.experiment import Experiment, own_kind
 from elsjax.cli.painting import Painter
 from elsjax.cli.window import parse_window, published_table
-from elsjax.comparison import machine_grid
-from elsjax.denoisers import Denoiser
+from elsjax.experiments.comparison import machine_grid
+from elsjax.experiments.runs import Run
 from elsjax.parallel import use_all_cores
-from elsjax.runs import Run
+from elsjax.process.denoisers import Denoiser
 
 # Stands for an equality in least squares.
 STRICT = 1e3

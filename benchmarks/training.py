@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from elsjax.nn import PRESETS
 from elsjax.nn.files import named_weights
-from elsjax.training import TrainingConfig, train
+from elsjax.training.loop import TrainingConfig, train
 
 
 @dataclasses.dataclass(frozen=True)

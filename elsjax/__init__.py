@@ -8,20 +8,25 @@ runs the reverse process with them or with a network.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from elsjax.comparison import nearest_images, pearson_r, pearson_r2, r2
-from elsjax.datasets import Dataset, load_dataset
-from elsjax.denoisers import Denoiser
+from elsjax.data.datasets import Dataset, load_dataset
+from elsjax.experiments.comparison import nearest_images, pearson_r, pearson_r2, r2
 from elsjax.machines import ScoreMachine
 from elsjax.parallel import make_mesh
-from elsjax.sampling import Step, Trajectory, initial_noise, reverse_process, sample
-from elsjax.schedules import CosineSchedule, ExponentialSchedule, LinearBetaSchedule, Schedule
-from elsjax.windows import WindowSchedule, published_windows
+from elsjax.process.denoisers import Denoiser
+from elsjax.process.sampling import Step, Trajectory, initial_noise, reverse_process, sample
+from elsjax.process.schedules import (
+    CosineSchedule,
+    ExponentialSchedule,
+    LinearBetaSchedule,
+    Schedule,
+)
+from elsjax.process.windows import WindowSchedule, published_windows
 
 if TYPE_CHECKING:
     from elsjax import nn
-    from elsjax.interop import from_torch_state_dict
+    from elsjax.interop.state_dicts import from_torch_state_dict
     from elsjax.nn.files import load_network, save_network
-    from elsjax.zoo import load_pretrained
+    from elsjax.nn.zoo import load_pretrained
 
 __version__ = "0.1.0"
 
@@ -56,9 +61,9 @@ __all__ = [
 
 # What needs Flax is loaded when it is first asked for.
 _LAZY = {
-    "from_torch_state_dict": "elsjax.interop",
+    "from_torch_state_dict": "elsjax.interop.state_dicts",
     "load_network": "elsjax.nn.files",
-    "load_pretrained": "elsjax.zoo",
+    "load_pretrained": "elsjax.nn.zoo",
     "save_network": "elsjax.nn.files",
 }
 

@@ -11,13 +11,21 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from elsjax import checks, parallel
-from elsjax.denoisers import Denoiser
-from elsjax.dictionaries import Dictionary, Kind, Part, WindowPart
-from elsjax.kernels import dense, fused, near_far
-from elsjax.kernels.index import Patches, PatchIndex, lay_out, load_index, partition_specs, spread
 from elsjax.pixels import as_pixels
-from elsjax.schedules import CosineSchedule, Schedule
-from elsjax.windows import WindowSchedule
+from elsjax.posterior import dense, fused
+from elsjax.posterior.dictionaries import Dictionary, Kind, Part, WindowPart
+from elsjax.posterior.index import search as near_far
+from elsjax.posterior.index.clusters import (
+    Patches,
+    PatchIndex,
+    lay_out,
+    load_index,
+    partition_specs,
+    spread,
+)
+from elsjax.process.denoisers import Denoiser
+from elsjax.process.schedules import CosineSchedule, Schedule
+from elsjax.process.windows import WindowSchedule
 
 _LEAVES = ("_images", "_mean_pixel", "_indices", "_patches")
 
@@ -39,7 +47,7 @@ class ScoreMachine(Denoiser):
 
     Args:
       kind: "is" (ideal), "es" (equivariant), "ls" (local), "els" (equivariant local) or "bbels"
-        (boundary-broken ELS); see `elsjax.dictionaries`.
+        (boundary-broken ELS); see `elsjax.posterior.dictionaries`.
       images: training images, [N, H, W, C], uint8 or floating point in [-1, 1]. Kept as uint8
         where that loses nothing but rounding, and scaled block by block on the device.
       labels: class of each training image, integers [N]; needed to condition on a label.
@@ -52,7 +60,7 @@ class ScoreMachine(Denoiser):
       block_size: number of training images per block, instead of the budget's choice.
       tolerance: None for exact posterior means. Else the error per pixel, in units of [-1, 1], up
         to which whole datasets are looked up through an index of their patches, wherever that is
-        faster (`elsjax.kernels.near_far`); `denoise_with_error` gives the estimates. Needs 8-bit
+        faster (`elsjax.posterior.index`); `denoise_with_error` gives the estimates. Needs 8-bit
         images; t and label must then be values on the host. An index is built when first needed, in
         minutes for a whole dataset, and kept in the user's cache directory; its patches are laid
         out in memory, up to 8 GiB for all windows and labels together, and a float for each patch.

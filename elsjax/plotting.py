@@ -14,7 +14,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from elsjax.heldout import HeldoutCurve
+from elsjax.experiments.heldout import HeldoutCurve
 
 _TITLE_LENGTH = 24
 _LABEL_LENGTH = 40

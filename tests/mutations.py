@@ -35,8 +35,8 @@ from mutated_inputs import KINDS, Stock, case
 from tqdm import tqdm
 
 from elsjax import cli
-from elsjax.kernels import near_far
 from elsjax.nn import PRESETS, ResNet
+from elsjax.posterior.index import search as near_far
 
 # CPU seconds that a command may take, once its programs are compiled; when one is stopped.
 _SECONDS, _STOPPED_AFTER = 20, 200

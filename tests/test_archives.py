@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from elsjax.datasets import load_dataset
+from elsjax.data.datasets import load_dataset
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), np.uint8)
 LABELS = np.array([3, 0, 1, 3])

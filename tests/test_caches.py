@@ -10,9 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from elsjax import cli, datasets, storage, tfds_source
-from elsjax.dictionaries import Dictionary
-from elsjax.kernels import index
+from elsjax import cli, storage
+from elsjax.data import datasets, tfds_source
+from elsjax.posterior.dictionaries import Dictionary
+from elsjax.posterior.index import clusters as index
 
 ARRAYS = {
     "places": np.arange(6, dtype=np.int32).reshape(2, 3),

@@ -10,8 +10,8 @@ from flax import nnx
 
 import elsjax
 from elsjax import cli
-from elsjax.calibration import Calibration, similarities
-from elsjax.runs import Run
+from elsjax.experiments.calibration import Calibration, similarities
+from elsjax.experiments.runs import Run
 
 SHAPE = (8, 8, 1)
 

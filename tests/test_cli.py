@@ -12,7 +12,7 @@ from environment import FAST
 import elsjax
 from elsjax import cli
 from elsjax.cli.bench import Bench
-from elsjax.runs import Run
+from elsjax.experiments.runs import Run
 
 SMALL = [
     "sample",

@@ -11,9 +11,9 @@ from flax import nnx
 import elsjax
 from elsjax import cli
 from elsjax.cli.compare import Compare
-from elsjax.comparison import PROTOCOLS, machine_grid, network_grid
-from elsjax.kernels import near_far
-from elsjax.runs import Run
+from elsjax.experiments.comparison import PROTOCOLS, machine_grid, network_grid
+from elsjax.experiments.runs import Run
+from elsjax.posterior.index import search as near_far
 
 SMALL = [
     "compare",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import elsjax
-from elsjax.comparison import median_interval
+from elsjax.experiments.comparison import median_interval
 
 
 @pytest.fixture

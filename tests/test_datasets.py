@@ -11,7 +11,7 @@ import prepared
 import pytest
 from PIL import Image
 
-from elsjax import datasets, tfds_source
+from elsjax.data import datasets, tfds_source
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,7 +60,7 @@ def test_only_train_where_there_is_no_other_split(name, tmp_path):
 
 
 def test_import_does_not_load_tfds():
-    code = "import sys; import elsjax.datasets; print('tensorflow_datasets' in sys.modules)"
+    code = "import sys; import elsjax.data.datasets; print('tensorflow_datasets' in sys.modules)"
     shown = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

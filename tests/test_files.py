@@ -9,8 +9,8 @@ import safetensors.numpy
 from flax import nnx
 
 import elsjax
-from elsjax import cli, zoo
-from elsjax.nn import AttentionUNet, ResNet, UNet
+from elsjax import cli
+from elsjax.nn import AttentionUNet, ResNet, UNet, zoo
 from elsjax.nn.files import named_weights, network_config, network_from_config, set_weights
 
 NETWORKS = {
@@ -180,7 +180,7 @@ def test_a_pretrained_network_denoises(name):
 
 
 def test_the_files_of_the_zoo_are_those_that_are_listed():
-    folder = Path(zoo.__file__).parent / "data" / "zoo"
+    folder = Path(zoo.__file__).parents[1] / "data" / "zoo"
     files = {path.stem for path in folder.glob("*.safetensors")}
     assert files == {name.replace("/", "-") for name in zoo.zoo()}
     assert sum(path.stat().st_size for path in folder.iterdir()) < 20e6

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from elsjax import image_files
-from elsjax.datasets import load_dataset
+from elsjax.data import image_files
+from elsjax.data.datasets import load_dataset
 
 
 def make(root, *names):

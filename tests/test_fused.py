@@ -10,8 +10,8 @@ from jax.experimental import pallas as pl
 from oracle import denoise
 
 import elsjax
-from elsjax.dictionaries import Dictionary
-from elsjax.kernels import dense, fused
+from elsjax.posterior import dense, fused
+from elsjax.posterior.dictionaries import Dictionary
 
 GREY, COLOURED = (10, 12, 1), (9, 9, 3)
 CASES = [

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import elsjax
-from elsjax import heldout
 from elsjax.analytic import wiener_filter
-from elsjax.datasets import Dataset
-from elsjax.heldout import HeldoutCurve, heldout_error, heldout_images
+from elsjax.data.datasets import Dataset
+from elsjax.experiments import heldout
+from elsjax.experiments.heldout import HeldoutCurve, heldout_error, heldout_images
 
 REFERENCE = Path(__file__).parent / "reference" / "wiener.npz"
 

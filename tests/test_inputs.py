@@ -11,10 +11,11 @@ import pytest
 from flax import nnx
 
 import elsjax
-from elsjax import pixels, training
-from elsjax.calibration import similarities
+from elsjax import pixels
+from elsjax.experiments.calibration import similarities
 from elsjax.nn import AttentionUNet, ResNet, UNet, layers
 from elsjax.nn.embedding import Embedding
+from elsjax.training import loop as training
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 6, 6, 1), np.uint8)
 IMAGES = PIXELS / 127.5 - 1
@@ -48,7 +49,7 @@ def same(found, expected):
 
 def test_annotations_are_enforced():
     with pytest.raises(jaxtyping.TypeCheckError, match="per_image"):
-        elsjax.denoisers.per_image(jnp.zeros(3, bool))
+        elsjax.process.denoisers.per_image(jnp.zeros(3, bool))
 
 
 # Draws belong to the seed, not to the precision
@@ -70,12 +71,14 @@ def test_noise_is_the_same_in_both_precisions():
 
 
 def test_noise_of_the_sde_is_the_same_in_both_precisions():
-    keys = elsjax.sampling.sample_keys(KEY, 3)
-    levels = elsjax.sampling._Levels(jnp.zeros(()), jnp.ones(()), jnp.zeros(()), jnp.ones(()))
+    keys = elsjax.process.sampling.sample_keys(KEY, 3)
+    levels = elsjax.process.sampling._Levels(
+        jnp.zeros(()), jnp.ones(()), jnp.zeros(()), jnp.ones(())
+    )
 
     def step():
         x = jnp.zeros((3, 4, 5, 2), jnp.result_type(float))
-        return elsjax.sampling._ancestral(x, x, levels, keys, 2)
+        return elsjax.process.sampling._ancestral(x, x, levels, keys, 2)
 
     same(*of_both_precisions(step))
 
@@ -121,7 +124,7 @@ NO_KEYS = [0, None, jax.random.PRNGKey(0), np.array([0, 0], np.uint32), "key"]
 def test_keys_are_typed(known, key, num_samples):
     with pytest.raises(ValueError, match="key=.* must be a typed key, such as jax.random.key"):
         elsjax.initial_noise(key, num_samples, (6, 6, 1))
-    for solver in () if key is None else elsjax.sampling.SOLVERS:
+    for solver in () if key is None else elsjax.process.sampling.SOLVERS:
         with pytest.raises(ValueError, match="key=.* must be a typed key, such as jax.random.key"):
             elsjax.reverse_process(known, X[:num_samples], solver=solver, key=key)
 

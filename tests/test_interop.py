@@ -16,7 +16,7 @@ import pytest
 
 import elsjax
 from elsjax import cli
-from elsjax.interop import load_torch_file
+from elsjax.interop.state_dicts import load_torch_file
 
 CONFIGS = {
     "resnet": dict(kind="resnet", channels=1, emb_dim=8, mode="zeros", num_layers=2, lastksize=3),

@@ -11,8 +11,8 @@ from oracle import denoise
 
 import elsjax
 from elsjax import machines
-from elsjax.dictionaries import Dictionary
-from elsjax.kernels import dense
+from elsjax.posterior import dense
+from elsjax.posterior.dictionaries import Dictionary
 
 # Every kind, with windows inside the image, reaching the borders and, where allowed, beyond.
 CASES = [

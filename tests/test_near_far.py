@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import elsjax
-from elsjax.dictionaries import Dictionary
-from elsjax.kernels import dense, index, near_far
 from elsjax.pixels import to_uint8
+from elsjax.posterior import dense
+from elsjax.posterior.dictionaries import Dictionary
+from elsjax.posterior.index import clusters as index
+from elsjax.posterior.index import search as near_far
 
 
 @pytest.fixture(autouse=True)

@@ -120,7 +120,7 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 import elsjax
-from elsjax.kernels import near_far
+from elsjax.posterior.index import search as near_far
 
 near_far._FEWEST_PATCHES = 0  # even few patches are looked up through an index
 images = np.random.default_rng(0).integers(0, 256, (11, 6, 6, 1), np.uint8)

@@ -118,8 +118,8 @@ for name in MISSING:
 for name in ("sched_getaffinity", "process_cpu_count", "getuid", "fork"):
     if hasattr(os, name):
         delattr(os, name)
-import elsjax, elsjax.nn, elsjax.datasets, elsjax.parallel, elsjax.storage
-from elsjax.kernels import index
+import elsjax, elsjax.nn, elsjax.data.datasets, elsjax.parallel, elsjax.storage
+from elsjax.posterior.index import clusters as index
 elsjax.parallel.use_all_cores()
 print(len(elsjax.load_dataset("mnist5k")))
 assert not set(MISSING) & set(sys.modules)
@@ -135,7 +135,7 @@ def test_the_library_needs_no_module_of_unix():
 
 @pytest.mark.parametrize("library", ["array_record", "tensorflow_datasets"])
 def test_tfds_without_its_libraries_is_one_error(tmp_path, monkeypatch, library):
-    from elsjax import datasets, tfds_source
+    from elsjax.data import datasets, tfds_source
 
     directory = tmp_path / "mnist" / "3.0.1"
     directory.mkdir(parents=True)

@@ -3,7 +3,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elsjax import posterior
+from elsjax.posterior import state as posterior
 
 
 def _state(logits, values):

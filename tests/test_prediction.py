@@ -8,10 +8,9 @@ import safetensors.numpy
 from flax import nnx
 
 import elsjax
-from elsjax import zoo
-from elsjax.nn import AttentionUNet, ResNet
+from elsjax.nn import AttentionUNet, ResNet, zoo
 from elsjax.nn.files import named_weights, network_config, network_from_config
-from elsjax.training import NUM_TIMES, TrainingConfig, _min_snr_weight, _target, train
+from elsjax.training.loop import NUM_TIMES, TrainingConfig, _min_snr_weight, _target, train
 
 SHAPE = (6, 6, 1)
 PREDICTIONS = ("noise", "velocity", "x0")

@@ -14,7 +14,7 @@ from test_interop import CONFIGS, Tensor, archive, module, network_of, save, sta
 import elsjax
 from elsjax import cli
 from elsjax.cli.window import parse_window
-from elsjax.interop import load_torch_file
+from elsjax.interop.state_dicts import load_torch_file
 from elsjax.nn.files import network_bytes, network_from_bytes
 
 __all__ = ["torch"]  # a fixture

@@ -16,17 +16,18 @@ import pytest
 from flax import nnx
 
 import elsjax
-from elsjax import checks, cli, runs
-from elsjax.checkpoints import Checkpoints
+from elsjax import checks, cli
 from elsjax.cli.bench import Bench
 from elsjax.cli.data import DataOptions, describe
 from elsjax.cli.datasets import Datasets
 from elsjax.cli.experiment import Experiment, OtherData
 from elsjax.cli.train import Train
-from elsjax.datasets import Dataset
-from elsjax.heldout import HeldoutCurve
-from elsjax.runs import Run
-from elsjax.training import TrainingConfig, initial_state
+from elsjax.data.datasets import Dataset
+from elsjax.experiments import runs
+from elsjax.experiments.heldout import HeldoutCurve
+from elsjax.experiments.runs import Run
+from elsjax.training.checkpoints import Checkpoints
+from elsjax.training.loop import TrainingConfig, initial_state
 
 SAMPLE = [
     "sample",
@@ -193,7 +194,7 @@ def test_two_runs_of_one_folder(tmp_path, capsys):
 
 def test_the_lock_of_a_dead_process_does_not_block(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from elsjax.runs import Run\n"
+        "import os, sys; from pathlib import Path; from elsjax.experiments.runs import Run\n"
         "run = Run(Path(sys.argv[1])).__enter__(); run.start({'seed': 0})\n"
         "run.save_json('a.json', 1); os._exit(9)"
     )

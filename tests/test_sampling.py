@@ -88,7 +88,7 @@ def test_a_sample_depends_on_its_own_noise_only(machine, noise, solver):
     together = elsjax.sample(machine, noise, 5, label, solver, key)
     fewer = elsjax.sample(machine, noise[:2], 5, label[:2], solver, key)
     np.testing.assert_allclose(fewer, together[:2], atol=1e-5)
-    keys = elsjax.sampling.sample_keys(key, 3)
+    keys = elsjax.process.sampling.sample_keys(key, 3)
     alone = elsjax.sample(machine, noise[2:], 5, label[2:], solver, keys[2:])
     np.testing.assert_allclose(alone, together[2:], atol=1e-5)
 
@@ -176,7 +176,7 @@ NO_SIGNAL = [
 
 
 @pytest.mark.parametrize("schedule", [*NO_SIGNAL, elsjax.CosineSchedule()], ids=str)
-@pytest.mark.parametrize("solver", elsjax.sampling.SOLVERS)
+@pytest.mark.parametrize("solver", elsjax.process.sampling.SOLVERS)
 def test_a_machine_without_signal_stays_finite_or_is_refused(noise, schedule, solver):
     images = np.random.default_rng(0).integers(0, 256, (6, *SHAPE), np.uint8)
     machine = elsjax.ScoreMachine("ls", images, window=3, schedule=schedule)
@@ -197,7 +197,7 @@ def test_a_network_without_signal_is_refused(noise):
     network = ResNet(SHAPE, width=8, num_layers=1, rngs=nnx.Rngs(0))
     for schedule in NO_SIGNAL:
         network.schedule = schedule
-        for solver in elsjax.sampling.SOLVERS:
+        for solver in elsjax.process.sampling.SOLVERS:
             with pytest.raises(ValueError, match="no signal is left at t = 1") as error:
                 elsjax.reverse_process(network, noise, solver=solver, key=jax.random.key(0))
         with pytest.raises(ValueError, match="no signal is left at t = 1"):

@@ -16,11 +16,11 @@ from environment import FAST
 from flax import nnx
 
 from elsjax import cli
-from elsjax.checkpoints import Checkpoints
 from elsjax.nn import PRESETS, ResNet, UNet
 from elsjax.nn.convolution import conv_general_dilated, use_cpu_gradients
 from elsjax.nn.files import load_network, named_weights
-from elsjax.training import (
+from elsjax.training.checkpoints import Checkpoints
+from elsjax.training.loop import (
     NUM_TIMES,
     TrainingConfig,
     initial_state,

@@ -1,7 +1,7 @@
 import pytest
 
 import elsjax
-from elsjax.windows import PUBLISHED_WINDOWS
+from elsjax.process.windows import PUBLISHED_WINDOWS
 
 
 def test_published_tables_have_an_entry_for_every_step():

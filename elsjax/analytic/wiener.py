@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Real
 
 from elsjax import checks
-from elsjax.denoisers import Denoiser
 from elsjax.pixels import to_float
-from elsjax.schedules import CosineSchedule, Schedule
+from elsjax.process.denoisers import Denoiser
+from elsjax.process.schedules import CosineSchedule, Schedule
 
 _BLOCK = 1024  # images in float64 at once
 

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 import elsjax
 from elsjax import checks, plotting
-from elsjax.dictionaries import Dictionary, Kind
-from elsjax.kernels import dense
+from elsjax.experiments.runs import Run, environment
 from elsjax.parallel import use_all_cores
-from elsjax.runs import Run, environment
+from elsjax.posterior import dense
+from elsjax.posterior.dictionaries import Dictionary, Kind
 
 _COLUMNS = ("machine", "window", "channels", "num_images", "batch_size", "devices")
 _MEASURED = (

@@ -7,13 +7,13 @@ import numpy as np
 from tqdm import tqdm
 
 from elsjax import checks, plotting
-from elsjax.calibration import Calibration, similarities
 from elsjax.cli.experiment import Experiment, own_kind
 from elsjax.cli.window import published_table
+from elsjax.experiments.calibration import Calibration, similarities
+from elsjax.experiments.runs import Run
 from elsjax.nn import ResNet
 from elsjax.parallel import use_all_cores
-from elsjax.runs import Run
-from elsjax.windows import WindowSchedule, published_windows
+from elsjax.process.windows import WindowSchedule, published_windows
 
 
 @dataclasses.dataclass(frozen=True)

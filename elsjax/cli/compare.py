@@ -15,13 +15,13 @@ from elsjax.cli.experiment import Experiment, own_kind
 from elsjax.cli.painting import Painter
 from elsjax.cli.report import Picture, report_page
 from elsjax.cli.window import parse_window, published_table, window_list
-from elsjax.comparison import Protocol, machine_grid, median_interval, network_grid
-from elsjax.datasets import Dataset
-from elsjax.dictionaries import Kind
+from elsjax.data.datasets import Dataset
+from elsjax.experiments.comparison import Protocol, machine_grid, median_interval, network_grid
+from elsjax.experiments.runs import Run
 from elsjax.nn import Network
 from elsjax.parallel import use_all_cores
-from elsjax.runs import Run
-from elsjax.windows import PUBLISHED_WINDOWS, WindowSchedule
+from elsjax.posterior.dictionaries import Kind
+from elsjax.process.windows import PUBLISHED_WINDOWS, WindowSchedule
 
 _PICTURED_SAMPLES = 8
 _MEASURES = ("pearson_r", "pearson_r2", "r2")

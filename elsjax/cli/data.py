@@ -10,9 +10,9 @@ from typing import Any, Self
 import numpy as np
 from tqdm import tqdm
 
-from elsjax import tfds_source
-from elsjax.datasets import Dataset, load_dataset
-from elsjax.runs import environment
+from elsjax.data import tfds_source
+from elsjax.data.datasets import Dataset, load_dataset
+from elsjax.experiments.runs import environment
 
 _NAMED_LABELS = 20  # as many are printed; config.json has them all
 

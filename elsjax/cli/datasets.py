@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from elsjax.datasets import available_datasets
+from elsjax.data.datasets import available_datasets
 
 
 @dataclasses.dataclass(frozen=True)

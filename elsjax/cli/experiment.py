@@ -12,11 +12,11 @@ import tyro
 import elsjax
 from elsjax import checks
 from elsjax.cli.data import DataOptions, describe, images_sha256
-from elsjax.datasets import Dataset
-from elsjax.dictionaries import Kind
+from elsjax.data.datasets import Dataset
 from elsjax.nn import Network
-from elsjax.windows import WindowSchedule
-from elsjax.zoo import zoo
+from elsjax.nn.zoo import zoo
+from elsjax.posterior.dictionaries import Kind
+from elsjax.process.windows import WindowSchedule
 
 MAX_COUNT = 2**31 - 1  # axes of arrays
 

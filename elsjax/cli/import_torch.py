@@ -10,7 +10,7 @@ import safetensors
 import tyro
 
 from elsjax import checks
-from elsjax.interop import from_torch_state_dict, load_torch_file
+from elsjax.interop.state_dicts import from_torch_state_dict, load_torch_file
 from elsjax.nn.files import network_bytes
 from elsjax.storage import write_whole
 

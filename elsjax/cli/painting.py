@@ -8,9 +8,9 @@ import numpy as np
 from tqdm import tqdm
 
 import elsjax
-from elsjax.denoisers import Denoiser
-from elsjax.runs import Run
-from elsjax.sampling import Solver, Step, sample_keys
+from elsjax.experiments.runs import Run
+from elsjax.process.denoisers import Denoiser
+from elsjax.process.sampling import Solver, Step, sample_keys
 
 
 class Painter:

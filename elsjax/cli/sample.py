@@ -15,13 +15,13 @@ from elsjax.cli.data import DataOptions, describe
 from elsjax.cli.experiment import MAX_COUNT, check_labels
 from elsjax.cli.painting import Painter
 from elsjax.cli.window import parse_window, published_table, window_list
-from elsjax.datasets import Dataset
-from elsjax.dictionaries import Kind
+from elsjax.data.datasets import Dataset
+from elsjax.experiments.runs import Run
 from elsjax.parallel import use_all_cores
 from elsjax.pixels import to_float
-from elsjax.runs import Run
-from elsjax.sampling import Solver
-from elsjax.windows import PUBLISHED_WINDOWS, WindowSchedule
+from elsjax.posterior.dictionaries import Kind
+from elsjax.process.sampling import Solver
+from elsjax.process.windows import PUBLISHED_WINDOWS, WindowSchedule
 
 _PICTURED_SAMPLES = 8
 _PICTURED_TIMES = (1.0, 0.75, 0.5, 0.25, 0.1)

@@ -13,13 +13,12 @@ from flax import nnx
 from tqdm import tqdm
 
 import elsjax
-from elsjax import checks, plotting, training
+from elsjax import checks, plotting
 from elsjax.analytic import wiener_filter
-from elsjax.checkpoints import Checkpoints
 from elsjax.cli.data import DataOptions, describe
-from elsjax.datasets import Dataset
-from elsjax.denoisers import Denoiser
-from elsjax.heldout import TIMES, HeldoutCurve, heldout_error, heldout_images
+from elsjax.data.datasets import Dataset
+from elsjax.experiments.heldout import TIMES, HeldoutCurve, heldout_error, heldout_images
+from elsjax.experiments.runs import Run
 from elsjax.nn import PRESETS, Network
 from elsjax.nn.files import (
     load_network,
@@ -31,7 +30,9 @@ from elsjax.nn.files import (
 from elsjax.nn.layers import Padding
 from elsjax.nn.network import Prediction
 from elsjax.parallel import use_all_cores
-from elsjax.runs import Run
+from elsjax.process.denoisers import Denoiser
+from elsjax.training import loop as training
+from elsjax.training.checkpoints import Checkpoints
 
 _PICTURED_SAMPLES = 16
 _PICTURED_STEPS = 20

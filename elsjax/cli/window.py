@@ -4,9 +4,9 @@ import json
 import re
 from pathlib import Path
 
-from elsjax.torch_files import read_scales
-from elsjax.torch_pickle import Refused
-from elsjax.windows import PUBLISHED_WINDOWS, WindowSchedule, published_windows
+from elsjax.interop.torch_files import read_scales
+from elsjax.interop.torch_pickle import Refused
+from elsjax.process.windows import PUBLISHED_WINDOWS, WindowSchedule, published_windows
 
 _LONGEST = 1 << 20  # bytes of a file of windows, thousands of times a real one
 

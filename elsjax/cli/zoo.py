@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from elsjax.zoo import zoo
+from elsjax.nn.zoo import zoo
 
 
 @dataclasses.dataclass(frozen=True)

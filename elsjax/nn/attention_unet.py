@@ -13,7 +13,7 @@ from elsjax import checks
 from elsjax.nn.layers import PRECISION, Padding, conv, group_norm, linear
 from elsjax.nn.network import Prediction
 from elsjax.nn.unet import Shift, UNet
-from elsjax.schedules import Schedule
+from elsjax.process.schedules import Schedule
 
 
 class SelfAttention(nnx.Module):

@@ -17,11 +17,12 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from elsjax import checks, schedules
+from elsjax import checks
 from elsjax.nn.attention_unet import AttentionUNet
 from elsjax.nn.network import Network
 from elsjax.nn.resnet import ResNet
 from elsjax.nn.unet import UNet
+from elsjax.process import schedules
 
 _NETWORKS = {kind.__name__: kind for kind in (ResNet, UNet, AttentionUNet)}
 _SCHEDULES = {

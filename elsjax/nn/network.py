@@ -20,10 +20,10 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from elsjax import checks
-from elsjax.denoisers import LEAST_SIGNAL, Denoiser, per_image, x0_from_noise
 from elsjax.nn.embedding import Embedding
 from elsjax.nn.layers import PADDINGS, Padding
-from elsjax.schedules import CosineSchedule, Schedule
+from elsjax.process.denoisers import LEAST_SIGNAL, Denoiser, per_image, x0_from_noise
+from elsjax.process.schedules import CosineSchedule, Schedule
 
 Prediction = Literal["noise", "velocity", "x0"]
 

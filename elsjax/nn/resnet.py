@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 from elsjax import checks
 from elsjax.nn.layers import Padding, conv, group_norm, linear, per_pixel
 from elsjax.nn.network import Network, Prediction
-from elsjax.schedules import Schedule
+from elsjax.process.schedules import Schedule
 
 
 class TimeShift(nnx.Module):

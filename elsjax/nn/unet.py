@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from elsjax import checks
 from elsjax.nn.layers import Padding, Upsample, conv, group_norm, linear, max_pool, per_pixel
 from elsjax.nn.network import Network, Prediction
-from elsjax.schedules import Schedule
+from elsjax.process.schedules import Schedule
 
 OUTPUT_KERNEL_SIZE = 3  # on the way up, whatever kernel_size is: so it is published
 

@@ -21,12 +21,12 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from elsjax import checks
-from elsjax.denoisers import per_image
 from elsjax.nn import Network
 from elsjax.nn.convolution import use_cpu_gradients
 from elsjax.nn.files import network_config, network_from_config
 from elsjax.nn.network import Prediction
 from elsjax.pixels import to_float
+from elsjax.process.denoisers import per_image
 
 NUM_TIMES = 1000  # the published training draws t from this many
 Precision = Literal["float32", "bfloat16"]

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
 
-from elsjax import archives, checks, image_files, pixels, tfds_source
-from elsjax.image_files import Arrays, Progress
+from elsjax import checks, pixels
+from elsjax.data import archives, image_files, tfds_source
+from elsjax.data.image_files import Arrays, Progress
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from elsjax import checks
-from elsjax.denoisers import Denoiser, noise_from_x0, per_image
 from elsjax.machines import ScoreMachine
-from elsjax.sampling import Step, reverse_process
-from elsjax.windows import WindowSchedule
+from elsjax.process.denoisers import Denoiser, noise_from_x0, per_image
+from elsjax.process.sampling import Step, reverse_process
+from elsjax.process.windows import WindowSchedule
 
 
 class Similarity(NamedTuple):

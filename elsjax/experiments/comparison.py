@@ -25,7 +25,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Real
 
 from elsjax import checks
 from elsjax.pixels import to_float
-from elsjax.windows import WindowSchedule
+from elsjax.process.windows import WindowSchedule
 
 Protocol = Literal["late", "aligned", "published"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)

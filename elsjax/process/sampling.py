@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from elsjax import checks
-from elsjax.denoisers import LEAST_SIGNAL, Denoiser, check_signal, noise_from_x0, per_image
-from elsjax.schedules import Schedule
+from elsjax.process.denoisers import LEAST_SIGNAL, Denoiser, check_signal, noise_from_x0, per_image
+from elsjax.process.schedules import Schedule
 
 Solver = Literal["ddim", "heun", "ancestral"]
 SOLVERS: tuple[Solver, ...] = get_args(Solver)

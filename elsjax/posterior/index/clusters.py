@@ -24,8 +24,8 @@ from jaxtyping import Array, Float, Int, UInt8, UInt16
 from tqdm import tqdm
 
 from elsjax import parallel, storage
-from elsjax.dictionaries import WindowPart
 from elsjax.pixels import to_float
+from elsjax.posterior.dictionaries import WindowPart
 
 # Distinct patches of a cluster, at most; principal axes. Part of a cached index's name.
 _CLUSTER_SIZE = 128

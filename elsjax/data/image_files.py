@@ -1,7 +1,7 @@
 """The user's own images as files in a folder, and the resizing of images.
 
 A reader returns `(pixels, labels, label_names)` with the types of the fields of
-`elsjax.datasets.Dataset`.
+`elsjax.data.datasets.Dataset`.
 """
 
 import contextlib

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from elsjax import checks
-from elsjax.image_files import SPLITS, Arrays, Pixels, number_to_load, printable, resize
+from elsjax.data.image_files import SPLITS, Arrays, Pixels, number_to_load, printable, resize
 
 # Names of arrays, in any case. Those of a split carry its name, as `x_train` or `train_images`.
 _IMAGE_NAMES = ("images", "image", "x", "data", "arr_0")

@@ -31,10 +31,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from elsjax import parallel, posterior
-from elsjax.dictionaries import ImagePart, Part, WindowPart
-from elsjax.kernels import fused
+from elsjax import parallel
 from elsjax.pixels import to_float
+from elsjax.posterior import fused
+from elsjax.posterior import state as posterior
+from elsjax.posterior.dictionaries import ImagePart, Part, WindowPart
 
 # sigma = 0 is the limit sigma -> 0, in which only the nearest patch keeps a weight.
 _LEAST_VARIANCE = 1e-14
@@ -68,7 +69,7 @@ def multiplications(part: Part) -> float:
 
 
 class Blocks(NamedTuple):
-    """How the work is cut, and whether blocks go to `elsjax.kernels.fused`.
+    """How the work is cut, and whether blocks go to `elsjax.posterior.fused`.
 
     Attributes:
       images: training images per block.
@@ -92,7 +93,7 @@ def plan_blocks(
       num_images: number of training images.
       itemsize: bytes of a number.
       budget: bytes.
-      use_fused: for `elsjax.kernels.fused`, which must apply to the part.
+      use_fused: for `elsjax.posterior.fused`, which must apply to the part.
 
     Returns:
       The blocks; at least one image and one row of queries, even where that exceeds the budget.

@@ -25,10 +25,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt16, UInt32
 
-from elsjax import parallel, posterior
-from elsjax.dictionaries import Part, WindowPart
-from elsjax.kernels.index import Patches, PatchIndex
+from elsjax import parallel
 from elsjax.pixels import to_float
+from elsjax.posterior import state as posterior
+from elsjax.posterior.dictionaries import Part, WindowPart
+from elsjax.posterior.index.clusters import Patches, PatchIndex
 
 # Patches below which, and entries of a patch above which, the dense kernel is faster, measured on a
 # CPU: clusters of large patches tell little of them, and there are few positions to save.
@@ -102,7 +103,7 @@ def posterior_mean(
       sigma: noise level.
       origin: pixel that counts as 0 in the arithmetic; does not change the result beyond rounding.
       index: clusters of the part's patches in the training images that count.
-      patches: those patches, as `elsjax.kernels.index.lay_out` gives them for this origin.
+      patches: those patches, as `clusters.lay_out` gives them for this origin.
       tolerance: error estimate to go below, in pixels of [-1, 1].
       sharded: inside `jax.shard_map` over a mesh of `elsjax.parallel`: the clusters are the
         device's own, and the mean is over those of all devices along "data".

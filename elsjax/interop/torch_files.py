@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from elsjax.torch_pickle import Refused, TorchObject, read_torch
+from elsjax.interop.torch_pickle import Refused, TorchObject, read_torch
 
 _SAFETENSORS = {
     "BF16": np.dtype(jnp.bfloat16),

@@ -14,11 +14,12 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int, Key, Real
 
-from elsjax import checks, tfds_source
-from elsjax.datasets import Dataset, load_dataset
-from elsjax.denoisers import Denoiser
+from elsjax import checks
+from elsjax.data import tfds_source
+from elsjax.data.datasets import Dataset, load_dataset
 from elsjax.pixels import to_float
-from elsjax.sampling import initial_noise
+from elsjax.process.denoisers import Denoiser
+from elsjax.process.sampling import initial_noise
 
 TIMES = tuple(round(0.05 + 0.1 * index, 2) for index in range(10))
 """Where training measures it: 0.05, 0.15, ..., 0.95."""

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from elsjax import checks
-from elsjax.schedules import Schedule
+from elsjax.process.schedules import Schedule
 
 # The least signal level by which anything is divided: errors grow by its inverse.
 LEAST_SIGNAL = 1e-3

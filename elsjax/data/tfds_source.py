@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from elsjax import checks, storage
-from elsjax.image_files import Arrays, Progress, number_to_load, resize
+from elsjax.data.image_files import Arrays, Progress, number_to_load, resize
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Weights of the published PyTorch models (Kamb & Ganguli 2025), as networks of `elsjax.nn`.
 
 A published network is a configuration, the arguments of its constructor there, and a state dict,
-tensors by name; `elsjax.torch_files` reads both from a file.
+tensors by name; `elsjax.interop.torch_files` reads both from a file.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,10 +13,10 @@ from flax import nnx
 from jaxtyping import ArrayLike
 
 from elsjax import checks
+from elsjax.interop.torch_files import load_torch_file, networks_in
 from elsjax.nn import Network, ResNet, UNet
 from elsjax.nn.embedding import Embedding
 from elsjax.nn.layers import Upsample
-from elsjax.torch_files import load_torch_file, networks_in
 
 __all__ = ["from_torch_state_dict", "load_torch_file"]
 

@@ -1,6 +1,6 @@
 """The exact kernel for GPUs: logits, softmax and weighted sums of a block in one pass.
 
-On a GPU, what takes time in `elsjax.kernels.dense` is to write the logits to memory and to read
+On a GPU, what takes time in `elsjax.posterior.dense` is to write the logits to memory and to read
 them again. Here a tile of them never leaves the registers (Dao et al. 2022, FlashAttention): a
 program holds some queries, goes over a share of the keys, and keeps a running maximum and the sums.
 
@@ -10,7 +10,7 @@ is the sum of three bfloat16 numbers, but for its last bit. So three products, a
 float32, are the product.
 
 Patches are cut out for every part alike, tied or free, so there are no strips here. Axis names are
-those of `elsjax.dictionaries`; l = n k are the keys of a group.
+those of `elsjax.posterior.dictionaries`; l = n k are the keys of a group.
 """
 
 import functools
@@ -23,9 +23,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, BFloat16, Float, Int, UInt8
 
-from elsjax import posterior
-from elsjax.dictionaries import Part, WindowPart
 from elsjax.pixels import to_float
+from elsjax.posterior import state as posterior
+from elsjax.posterior.dictionaries import Part, WindowPart
 
 # Queries and keys of a tile, measured on an H200. Patches of more entries than the first number go
 # through the memory that a multiprocessor shares in pieces of the second.
@@ -38,7 +38,7 @@ _PROGRAMS, _FEWEST_TILES = 2048, 4
 # Channels up to which weighted sums cost little beside the products.
 _MOST_CHANNELS = 4
 
-# Queries per tile of `elsjax.kernels.dense`, and logits of a block: derivatives write them out.
+# Queries per tile of `elsjax.posterior.dense`, and logits of a block: derivatives write them out.
 _MOST_QUERIES, _MOST_LOGITS = 2**14, 2**28
 
 # exp(x) = 2^(x log2 e): the power of two is an instruction.

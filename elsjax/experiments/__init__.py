@@ -1,0 +1,1 @@
+"""Experiments with networks and machines, and the folders of their results."""

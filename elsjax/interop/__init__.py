@@ -1,0 +1,1 @@
+"""Networks and window schedules of the published PyTorch code."""

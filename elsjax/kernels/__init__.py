@@ -1,1 +1,0 @@
-"""Ways to evaluate a dictionary's posterior mean."""

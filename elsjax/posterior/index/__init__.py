@@ -1,0 +1,1 @@
+"""An index of training patches, and how the posterior mean is looked up in it."""

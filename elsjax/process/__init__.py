@@ -1,0 +1,1 @@
+"""The diffusion process: noise schedules, windows, denoisers and how they are sampled."""
