@@ -20,8 +20,8 @@ import elsjax
 from elsjax import checks, plotting
 from elsjax.experiments.runs import Run, environment
 from elsjax.parallel import use_all_cores
-from elsjax.posterior import dense
 from elsjax.posterior.dictionaries import Dictionary, Kind
+from elsjax.posterior.methods import choose
 
 _COLUMNS = ("machine", "window", "channels", "num_images", "batch_size", "devices")
 _MEASURED = (
@@ -158,11 +158,11 @@ class Bench:
         timed = [[_seconds(call) for call in calls] for _ in range(self.repetitions)]
         seconds, peak_seconds = zip(*timed, strict=True)
         median = statistics.median(seconds)
-        parts = Dictionary(case["machine"], shape, case["window"]).parts
+        parts = machine.dictionary(case["window"]).parts
         evaluations = batch_size * num_images
         pairs = [p.num_groups * p.queries_per_image * p.keys_per_image for p in parts]
         products = sum(
-            number * (dense.multiplications(part) + part.value_size + 1)
+            number * (choose(part).multiplications + part.value_size + 1)
             for number, part in zip(pairs, parts, strict=True)
         )
         peak_gflops = 2e-9 * _PEAK_SIDE**3 / statistics.median(peak_seconds)

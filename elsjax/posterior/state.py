@@ -1,7 +1,7 @@
-"""The posterior mean as a softmax accumulated in log space, block by block.
+"""What is known of a softmax over the entries seen so far, accumulated in log space.
 
-A state summarises the dictionary entries seen so far: the largest logit, the sum of weights and
-the weighted sum of values, both relative to that largest logit. States merge associatively and
+A state summarises entries: the largest logit, the sum of weights, the weighted sum of values, and
+what else is asked for, all relative to that largest logit. States merge associatively and
 commutatively (up to rounding), so neither block size, order, padding nor device count matters.
 """
 
@@ -10,74 +10,184 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-# Below any logit of finite images, yet finite, so that a difference of two maxima is never NaN.
-_NO_ENTRY = -1e30
+from elsjax.posterior import ranking
+from elsjax.posterior.ranking import NO_ENTRY, Largest
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is accumulated beside the sum of weights and the weighted sum of values.
+
+    Attributes:
+      variance: values are followed by their squares.
+      effective_number: the sum of squared weights.
+      entropy: the weighted sum of logits.
+      top: so many of the largest logits, with their sources.
+    """
+
+    variance: bool = False
+    effective_number: bool = False
+    entropy: bool = False
+    top: int = 0
+
+    def values(self, values: Float[Array, "*l v"]) -> Float[Array, "*l u"]:
+        """The values whose weighted sums are needed."""
+        if not self.variance:
+            return values
+        return jnp.concatenate([values, values * values], axis=-1)
+
+    def value_size(self, size: int) -> int:
+        """Number of entries of those."""
+        return size * (1 + self.variance)
+
+
+MEAN = Request()
+
+
+@dataclasses.dataclass(frozen=True)
+class Entries:
+    """The entries behind a block's logits, for what has to know each of them.
+
+    Attributes:
+      counts: how often each training image counts: 0 where the block is filled up, at its end.
+      numbers: the images' numbers, rising where they count.
+      rows: logits are laid out [rows, image, entry of a row]; 1 for [image, entry].
+    """
+
+    counts: Float[Array, " n"]
+    numbers: Int[Array, " n"]
+    rows: int = 1
+
+    def of_each(self, num_entries: int) -> Float[Array, " l"]:
+        """How often each entry counts, in the logits' order."""
+        per_row = num_entries // (self.rows * len(self.counts))
+        counts = jnp.broadcast_to(self.counts[:, None], (self.rows, len(self.counts), per_row))
+        return counts.reshape(-1)
+
+    def by_images(self, logits: Float[Array, "*q l"]) -> Float[Array, "*q l"]:
+        """The logits in the order of images, then entries."""
+        if self.rows == 1:
+            return logits
+        shape = (*logits.shape[:-1], self.rows, len(self.counts), -1)
+        return logits.reshape(shape).swapaxes(-3, -2).reshape(logits.shape)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PosteriorState:
-    """Partial sums of a softmax-weighted mean, for each query.
+    """Partial sums over entries, for each query; None for what is not asked for.
 
     Attributes:
       maximum: largest logit so far, [*q].
       weight: sum of `exp(logit - maximum)`, [*q].
       total: sum of `exp(logit - maximum) * value`, [*q, v].
+      squared_weight: sum of `exp(logit - maximum)²`, [*q].
+      weighted_logit: sum of `exp(logit - maximum) * (logit - maximum)`, [*q].
+      largest: the largest logits.
     """
 
     maximum: Float[Array, "*q"]
     weight: Float[Array, "*q"]
     total: Float[Array, "*q v"]
+    squared_weight: Float[Array, "*q"] | None = None
+    weighted_logit: Float[Array, "*q"] | None = None
+    largest: Largest | None = None
 
 
-def empty(shape: tuple[int, ...], value_size: int, dtype: jnp.dtype) -> PosteriorState:
+def empty(
+    shape: tuple[int, ...], value_size: int, dtype: jnp.dtype, request: Request = MEAN
+) -> PosteriorState:
     """The state that has seen no entry, for queries of the given shape: neutral in `merge`."""
     return PosteriorState(
-        maximum=jnp.full(shape, _NO_ENTRY, dtype),
+        maximum=jnp.full(shape, NO_ENTRY, dtype),
         weight=jnp.zeros(shape, dtype),
-        total=jnp.zeros((*shape, value_size), dtype),
+        total=jnp.zeros((*shape, request.value_size(value_size)), dtype),
+        squared_weight=jnp.zeros(shape, dtype) if request.effective_number else None,
+        weighted_logit=jnp.zeros(shape, dtype) if request.entropy else None,
+        largest=ranking.none(shape, request.top, dtype) if request.top else None,
     )
 
 
 def from_logits(
     logits: Float[Array, "*q l"],
     weigh: Callable[[Float[Array, "*q l"]], tuple[Float[Array, "*q"], Float[Array, "*q v"]]],
+    request: Request = MEAN,
+    entries: Entries | None = None,
+    resolution: Float[Array, "*q"] | None = None,
 ) -> PosteriorState:
     """The state of one block of entries.
 
     Args:
       logits: log weights, [*q, l], finite.
       weigh: maps weights [*q, l] to their sum [*q] and the weighted sum of the values [*q, v].
+      request: what else is asked for.
+      entries: what the logits are of; needed for any of it.
+      resolution: difference of logits up to which they count as equal; needed for the largest.
 
     Returns:
       The block's state.
     """
-    maximum = jnp.max(logits, axis=-1)
-    weight, total = weigh(jnp.exp(logits - maximum[..., None]))
-    return PosteriorState(maximum, weight, total)
+    # It cancels in every answer, so it is a constant to derivatives.
+    maximum = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+    below = logits - maximum[..., None]
+    weights = jnp.exp(below)
+    weight, total = weigh(weights)
+    squared_weight = weighted_logit = largest = None
+    if entries is not None and (request.effective_number or request.entropy):
+        counted = weights * entries.of_each(logits.shape[-1])
+        if request.effective_number:
+            squared_weight = jnp.sum(counted * weights, axis=-1)
+        if request.entropy:
+            weighted_logit = jnp.sum(counted * below, axis=-1)
+    if entries is not None and resolution is not None and request.top:
+        largest = ranking.largest(
+            jax.lax.stop_gradient(entries.by_images(logits)),
+            entries.counts,
+            entries.numbers,
+            request.top,
+            resolution,
+        )
+    return PosteriorState(maximum, weight, total, squared_weight, weighted_logit, largest)
+
+
+def _sums(state: PosteriorState, maximum: Float[Array, "*q"]) -> dict[str, Array | None]:
+    """The sums of a state, by name, relative to another logit."""
+    below = state.maximum - maximum
+    scale = jnp.exp(below)
+    squared_weight, weighted_logit = state.squared_weight, state.weighted_logit
+    if squared_weight is not None:
+        squared_weight = squared_weight * scale**2
+    if weighted_logit is not None:
+        # No entry is 1e30 below: 0 rather than 0 times that.
+        below = jnp.where(scale > 0, below, 0)
+        weighted_logit = scale * (weighted_logit + below * state.weight)
+    return {
+        "weight": state.weight * scale,
+        "total": state.total * scale[..., None],
+        "squared_weight": squared_weight,
+        "weighted_logit": weighted_logit,
+    }
 
 
 def merge(a: PosteriorState, b: PosteriorState) -> PosteriorState:
     """The state that has seen the entries of both."""
     maximum = jnp.maximum(a.maximum, b.maximum)
-    scale_a = jnp.exp(a.maximum - maximum)
-    scale_b = jnp.exp(b.maximum - maximum)
-    return PosteriorState(
-        maximum=maximum,
-        weight=a.weight * scale_a + b.weight * scale_b,
-        total=a.total * scale_a[..., None] + b.total * scale_b[..., None],
-    )
+    sums = jax.tree.map(jnp.add, _sums(a, maximum), _sums(b, maximum))
+    largest = None
+    if a.largest is not None and b.largest is not None:
+        largest = ranking.merge(a.largest, b.largest)
+    return PosteriorState(maximum, **sums, largest=largest)
 
 
 def merge_over(state: PosteriorState, axis: str) -> PosteriorState:
     """The state that has seen the entries of all devices along an axis of `jax.shard_map`."""
-    # The maximum cancels in the mean, so it is a constant to derivatives.
+    # The maximum cancels in every answer, so it is a constant to derivatives.
     maximum = jax.lax.pmax(jax.lax.stop_gradient(state.maximum), axis)
-    scale = jnp.exp(state.maximum - maximum)
-    weight, total = jax.lax.psum((state.weight * scale, state.total * scale[..., None]), axis)
-    return PosteriorState(maximum, weight, total)
+    sums = jax.lax.psum(_sums(state, maximum), axis)
+    largest = None if state.largest is None else ranking.merge_over(state.largest, axis)
+    return PosteriorState(maximum, **sums, largest=largest)
 
 
 def mean(state: PosteriorState) -> Float[Array, "*q v"]:

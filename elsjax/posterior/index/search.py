@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt16, UInt32
 
 from elsjax import parallel
 from elsjax.pixels import to_float
+from elsjax.posterior import patches as layout
 from elsjax.posterior import state as posterior
 from elsjax.posterior.dictionaries import Part, WindowPart
 from elsjax.posterior.index.clusters import Patches, PatchIndex
@@ -113,7 +114,7 @@ def posterior_mean(
       over channels, [B, len(part.pixels)].
     """
     origin = jnp.asarray(origin, x.dtype)
-    windows = part.queries(x - alpha * origin[None, None, None])[0]
+    windows = layout.windows(part, x - alpha * origin[None, None, None])[0]
     batch, per_image, size = windows.shape
     count = batch * per_image
     windows = jnp.pad(windows.reshape(count, size), ((0, -count % 32), (0, 0)))
@@ -140,7 +141,7 @@ def posterior_mean(
     )
     mean = posterior.mean(seen.state)[:count].reshape(1, batch, per_image, -1)
     error = seen.error[:count].reshape(1, batch, per_image, 1)
-    return part.paint(mean) + origin[None, None], part.paint(error)[..., 0]
+    return layout.by_pixels(part, mean) + origin[None, None], layout.by_pixels(part, error)[..., 0]
 
 
 class _StandIns(NamedTuple):

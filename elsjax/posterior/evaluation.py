@@ -1,0 +1,377 @@
+"""The one way in: dictionary x method x answers, block by block, on one device or a mesh.
+
+scheme      chooses a method for each part, and cuts the work
+evaluate    places a batch on the devices and runs one program for all parts
+of_part     the queries of a part, tile by tile
+_stream     a tile, against the training images, block by block
+"""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from elsjax import parallel
+from elsjax.posterior import state
+from elsjax.posterior.answers import Question, evidence_constant, located
+from elsjax.posterior.dictionaries import Dictionary, ImagePart, Part
+from elsjax.posterior.methods import Block, Method, Plan, choose
+from elsjax.posterior.training_set import TrainingSet
+
+# sigma = 0 is the limit sigma -> 0, in which only the nearest patch keeps a weight.
+_LEAST_VARIANCE = 1e-14
+
+
+class Scheme(NamedTuple):
+    """How a dictionary is evaluated: a method and a plan for each of its parts. Static.
+
+    Attributes:
+      methods: one for each part.
+      plans: how each cuts its work.
+    """
+
+    methods: tuple[Method, ...]
+    plans: tuple[Plan, ...]
+
+
+def scheme(
+    dictionary: Dictionary,
+    question: Question,
+    training_set: TrainingSet,
+    batch: int,
+    dtype: jnp.dtype,
+    memory_budget: int | None,
+    block_size: int | None,
+) -> Scheme:
+    """Chooses a method for each part, and how a device cuts its work.
+
+    Args:
+      dictionary: which entries.
+      question: what is asked for.
+      training_set: the training images.
+      batch: number of noisy images that a device looks at together.
+      dtype: of the noisy images.
+      memory_budget: bytes; None for the default.
+      block_size: training images of a block; None to follow from the budget.
+
+    Returns:
+      The scheme.
+    """
+    shape = {} if training_set.mesh is None else training_set.mesh.shape
+    num_images = -(-training_set.num_images // shape.get(parallel.DATA, 1))
+    budget = memory_budget
+    if budget is None:
+        budget = 3 * 2**27
+        if training_set.platform == "cpu":  # whose devices share a cache
+            budget = max(2**22, 3 * 2**23 // math.prod(shape.values()))
+    # What the two pairs of edges prepare may lie in memory while another part is computed.
+    prepared = budget // 6
+    use_fused = training_set.fuses and dtype == jnp.float32
+    methods, plans = [], []
+    for part in dictionary.parts:
+        method = choose(part, question.request, use_fused=use_fused)
+        plan = method.plan(batch, num_images, dtype.itemsize, budget - 2 * prepared)
+        if block_size is not None:
+            plan = plan._replace(images=min(block_size, num_images))
+        methods.append(method)
+        plans.append(plan)
+    return Scheme(tuple(methods), tuple(plans))
+
+
+class Levels(NamedTuple):
+    """Signal and noise level of each noisy image."""
+
+    alpha: Float[Array, " b"]
+    sigma: Float[Array, " b"]
+
+
+class Share(NamedTuple):
+    """Training images that count, as one device sees them.
+
+    Attributes:
+      pixels: as they are stored, [N, H, W, C].
+      numbers: the caller's number of each.
+      start: the first that counts.
+      stop: end of those that count.
+      span: stop - start, or more: so many are passed over. A Python number, if the result is to be
+        differentiated in reverse mode.
+      total: how many count on all devices together.
+      sharded: inside `jax.shard_map`: answers are over the shares of all devices along "data".
+    """
+
+    pixels: Array
+    numbers: Int[Array, " n"]
+    start: int | Int[Array, ""]
+    stop: int | Int[Array, ""]
+    span: int | Int[Array, ""]
+    total: int | Int[Array, ""]
+    sharded: bool
+
+
+def evaluate(
+    dictionary: Dictionary,
+    question: Question,
+    plan: Scheme,
+    x: Float[Array, "b h w c"],
+    levels: Levels,
+    training_set: TrainingSet,
+    ranges: Int[Array, "2"] | Int[Array, "b 2"] | None,
+) -> dict[str, Array]:
+    """The answers for a batch.
+
+    Args:
+      dictionary: which entries.
+      question: what is asked for.
+      plan: how it is evaluated.
+      x: noisy images.
+      levels: of each.
+      training_set: the training images.
+      ranges: range [start, stop) of the images that count, for all or for each; None for all.
+
+    Returns:
+      Answers by name, [B, H, W, size].
+    """
+    count = len(x)
+    x, levels, ranges = placed(training_set.mesh, x, levels, ranges)
+    found = _compiled(dictionary, question, plan, x, levels, training_set, ranges)
+    return {name: array[:count] for name, array in found.items()}
+
+
+def placed(
+    mesh: jax.sharding.Mesh | None, x: Array, levels: Levels, ranges: Array | None
+) -> tuple[Array, Levels, Array | None]:
+    """Spreads a batch over a mesh, filled up to what its "sample" axis divides."""
+    if mesh is None:
+        return x, levels, ranges
+    padding = -len(x) % mesh.shape[parallel.SAMPLE]
+
+    def spread(array: Array) -> Array:
+        if padding:
+            array = jnp.concatenate([array, jnp.repeat(array[-1:], padding, axis=0)])
+        return jax.device_put(array, jax.NamedSharding(mesh, jax.P(parallel.SAMPLE)))
+
+    if ranges is not None:
+        everywhere = jax.NamedSharding(mesh, jax.P())
+        ranges = spread(ranges) if ranges.ndim == 2 else jax.device_put(ranges, everywhere)
+    return spread(x), Levels(*map(spread, levels)), ranges
+
+
+@functools.partial(jax.jit, static_argnames=("dictionary", "question", "plan"))
+def _compiled(
+    dictionary: Dictionary,
+    question: Question,
+    plan: Scheme,
+    x: Float[Array, "b h w c"],
+    levels: Levels,
+    training_set: TrainingSet,
+    ranges: Int[Array, "2"] | Int[Array, "b 2"] | None,
+) -> dict[str, Array]:
+    """`evaluate` for a batch that is placed."""
+    answer = functools.partial(_of_device, dictionary, question, plan)
+    mesh = training_set.mesh
+    if mesh is None:
+        return answer(x, levels, training_set, ranges)
+    samples, everywhere = jax.P(parallel.SAMPLE), jax.P()
+    images = everywhere if training_set.replicated else jax.P(parallel.DATA)
+    specs = jax.tree.map(lambda _: everywhere, training_set)
+    specs = dataclasses.replace(specs, pixels=images, numbers=images)
+    of_ranges = samples if ranges is not None and ranges.ndim == 2 else everywhere
+    answer = jax.shard_map(
+        answer, mesh=mesh, in_specs=(samples, samples, specs, of_ranges), out_specs=samples
+    )
+    return answer(x, levels, training_set, ranges)
+
+
+def _of_device(
+    dictionary: Dictionary,
+    question: Question,
+    plan: Scheme,
+    x: Float[Array, "b h w c"],
+    levels: Levels,
+    training_set: TrainingSet,
+    ranges: Int[Array, "2"] | Int[Array, "b 2"] | None,
+) -> dict[str, Array]:
+    """What one device computes of `evaluate`."""
+    if ranges is not None and ranges.ndim == 2:  # each noisy image for itself
+
+        def one(arguments: tuple[Array, Levels, Array]) -> dict[str, Array]:
+            x, levels, ranges = jax.tree.map(lambda a: a[None], arguments)
+            of_one = _of_device(dictionary, question, plan, x, levels, training_set, ranges[0])
+            return jax.tree.map(lambda array: array[0], of_one)
+
+        return lax.map(one, (x, levels, ranges))
+    own = share(training_set, ranges)
+    parts = dictionary.parts
+    found = [
+        of_part(method, cut, question, x, levels, own, training_set)
+        for method, cut in zip(plan.methods, plan.plans, strict=True)
+    ]
+    answers = put_together(parts, found, x.shape)
+    if "log_evidence" in answers:
+        origins = [method.origin(training_set.mean_pixel) for method in plan.methods]
+        constant = evidence_constant(dictionary, x, *levels, origins[0])
+        answers["log_evidence"] += constant[..., None]
+    return answers
+
+
+def share(training_set: TrainingSet, ranges: Int[Array, "2"] | None) -> Share:
+    """The share of the images of a range that this device goes over."""
+    start: int | Array = 0
+    stop: int | Array = training_set.num_images
+    if ranges is not None:
+        start, stop = ranges[0], ranges[1]
+    count = span = stop - start
+    mesh = training_set.mesh
+    if mesh is not None:
+        shard, shards = lax.axis_index(parallel.DATA), mesh.shape[parallel.DATA]
+        span = -(-count // shards)
+        if training_set.replicated:
+            first = jnp.minimum(start + shard * span, stop)
+            start, stop = first, jnp.minimum(first + span, stop)
+        else:
+            start, stop = parallel.range_of_hand(start, stop, shard, shards)
+    return Share(
+        training_set.pixels, training_set.numbers, start, stop, span, count, mesh is not None
+    )
+
+
+def of_part(
+    method: Method,
+    plan: Plan,
+    question: Question,
+    x: Float[Array, "b h w c"],
+    levels: Levels,
+    share: Share,
+    training_set: TrainingSet,
+) -> dict[str, Array]:
+    """Answers at one part's pixels, over a share of the training images.
+
+    Args:
+      method: how logits are had.
+      plan: how the work is cut; does not change the result beyond rounding.
+      question: what is asked for.
+      x: noisy images.
+      levels: of each.
+      share: training images that count.
+      training_set: of which they are.
+
+    Returns:
+      Answers by name, [B, len(part.pixels), size].
+    """
+    part, origin = method.part, method.origin(training_set.mean_pixel)
+    queries, resolution = _queries(method, x, levels, origin, training_set.largest_norm)
+    num, batch, per_image, size = queries.shape
+    queries, resolution = queries.reshape(num, -1, size), resolution.reshape(-1)
+
+    def answer(tile: tuple[Array, Array]) -> dict[str, Array]:
+        return question.finish(_stream(method, plan, question, *tile, origin, share), origin)
+
+    rows = batch * per_image
+    if rows <= plan.rows:
+        found = answer((queries, resolution))
+    else:
+        tiles = -(-rows // plan.rows)
+        padding = tiles * plan.rows - rows
+        queries = jnp.pad(queries, ((0, 0), (0, padding), (0, 0)))
+        queries = queries.reshape(num, tiles, plan.rows, size).transpose(1, 0, 2, 3)
+        resolution = jnp.pad(resolution, (0, padding)).reshape(tiles, plan.rows)
+        found = lax.map(answer, (queries, resolution))
+        found = {
+            name: array.swapaxes(0, 1).reshape(array.shape[1], rows + padding, -1)[:, :rows]
+            for name, array in found.items()
+        }
+    answers = {}
+    for name, array in found.items():
+        array = array.reshape(len(array), batch, per_image, -1)
+        if isinstance(part, ImagePart) and name not in ("mean", "variance"):
+            array = jnp.broadcast_to(array, (1, batch, len(part.pixels), array.shape[-1]))
+        answers[name] = method.by_pixels(array)
+    if "log_evidence" in answers:
+        entries = jnp.asarray(share.total, x.dtype) * part.keys_per_image
+        answers["log_evidence"] -= jnp.log(entries)
+    if "place" in answers:
+        sources = located(part, answers["image"], answers.pop("place"))
+        answers["row"], answers["column"] = sources
+    return answers
+
+
+def _queries(
+    method: Method,
+    x: Float[Array, "b h w c"],
+    levels: Levels,
+    origin: Float[Array, " c"],
+    largest_norm: Float[Array, ""],
+) -> tuple[Float[Array, "s b q e"], Float[Array, "b q"]]:
+    """Queries with the factor of the keys' squared norms appended, and their logits' resolution."""
+    alpha, sigma = levels
+    gain = alpha / jnp.maximum(sigma * sigma, _LEAST_VARIANCE)
+    per_image = (slice(None), None, None, None)
+    shifted = (x - alpha[per_image] * origin[None, None, None]) * gain[per_image]
+    queries = method.queries(shifted)
+    norm_gain = -0.5 * alpha * gain
+    appended = jnp.broadcast_to(norm_gain[None, :, None, None], (*queries.shape[:3], 1))
+    # A window is of at most so many strips.
+    size, key_size = queries.shape[3], method.part.key_size
+    squares = key_size / size * jnp.max(jnp.sum(queries * queries, axis=3), axis=0)
+    largest = largest_norm * math.sqrt(key_size // x.shape[3])
+    terms = jnp.sqrt(squares) * largest + jnp.abs(norm_gain)[:, None] * largest**2
+    roundings = (1 + math.sqrt(key_size) / 4) * jnp.finfo(x.dtype).eps
+    return jnp.concatenate([queries, appended], axis=-1), lax.stop_gradient(roundings * terms)
+
+
+def _stream(
+    method: Method,
+    plan: Plan,
+    question: Question,
+    queries: Float[Array, "s r e"],
+    resolution: Float[Array, " r"],
+    origin: Float[Array, " c"],
+    share: Share,
+) -> state.PosteriorState:
+    """What a tile of queries knows after all training images, block by block."""
+    request, rows = question.request, queries.shape[1]
+    tile = method.tile(queries)
+
+    def add_block(index: Array, seen: state.PosteriorState) -> state.PosteriorState:
+        places = share.start + index * plan.images + jnp.arange(plan.images)
+        # What is beyond the last image is filled up with it and counts 0 times: it moves neither
+        # the sums nor the maximum.
+        counts, places = places < share.stop, jnp.minimum(places, share.stop - 1)
+        numbers = share.numbers[places]
+        if request.top:
+            order = jnp.argsort(jnp.where(counts, numbers, jnp.iinfo(jnp.int32).max))
+            counts, places, numbers = counts[order], places[order], numbers[order]
+        images = method.shifted(share.pixels[places], origin)
+        block = Block(images, counts.astype(queries.dtype), numbers)
+        return state.merge(seen, method.state(tile, block, request, resolution))
+
+    shape = (method.num_groups, rows)
+    empty = state.empty(shape, method.part.value_size, queries.dtype, request)
+    if share.sharded:  # from here on different on every device
+        empty = lax.pcast(empty, (parallel.DATA, parallel.SAMPLE), to="varying")
+    seen = lax.fori_loop(0, -(-share.span // plan.images), add_block, empty)
+    if share.sharded:
+        # A device without an image of the range has passed over one that is not in it.
+        some = share.start < share.stop
+        seen = jax.tree.map(lambda seen, none: jnp.where(some, seen, none), seen, empty)
+        seen = state.merge_over(seen, parallel.DATA)
+    return seen
+
+
+def put_together(
+    parts: tuple[Part, ...], answers: list[dict[str, Array]], shape: tuple[int, ...]
+) -> dict[str, Array]:
+    """What each part knows, [B, its pixels, size], as images, [B, H, W, size]."""
+    order = np.argsort(np.concatenate([part.pixels for part in parts]))
+    return {
+        name: jnp.concatenate([of_part[name] for of_part in answers], axis=1)[:, order].reshape(
+            *shape[:3], -1
+        )
+        for name in answers[0]
+    }

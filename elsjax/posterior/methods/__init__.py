@@ -1,0 +1,29 @@
+"""Methods to have logits, and the choice between them."""
+
+from elsjax.posterior.dictionaries import Part
+from elsjax.posterior.methods.fourier import Fourier
+from elsjax.posterior.methods.fused import Fused
+from elsjax.posterior.methods.lines import Lines
+from elsjax.posterior.methods.method import Block, Method, Plan
+from elsjax.posterior.methods.products import Products
+from elsjax.posterior.methods.sliding import Sliding
+from elsjax.posterior.state import MEAN, Request
+
+__all__ = ["Block", "Method", "Plan", "choose"]
+
+
+def choose(part: Part, request: Request = MEAN, *, use_fused: bool = False) -> Method:
+    """The cheapest method for a part.
+
+    Args:
+      part: the part of the dictionary.
+      request: what is asked for.
+      use_fused: whether the device and the types of images and noise are those of `Fused`.
+
+    Returns:
+      The method.
+    """
+    methods: list[type[Method]] = [Products, Sliding, Lines, Fourier]
+    if use_fused and Fused.answers(request):
+        methods.append(Fused)
+    return min((method(part) for method in methods if method.applies(part)), key=lambda m: m.cost)  # type: ignore[call-arg]
