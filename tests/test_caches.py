@@ -12,8 +12,9 @@ import pytest
 
 from elsjax import cli, storage
 from elsjax.data import datasets, tfds_source
+from elsjax.posterior import index
 from elsjax.posterior.dictionaries import Dictionary
-from elsjax.posterior.index import clusters as index
+from elsjax.posterior.index import build
 
 ARRAYS = {
     "places": np.arange(6, dtype=np.int32).reshape(2, 3),
@@ -226,7 +227,7 @@ IMAGES = np.random.default_rng(1).integers(0, 3, (50, 8, 8, 1)).astype(np.uint8)
 
 
 def _load_index(images=IMAGES):
-    return index.load_index(images, Dictionary("els", images.shape[1:], 3).parts[0])
+    return index.load_or_build(images, Dictionary("els", images.shape[1:], 3).parts[0])
 
 
 @pytest.mark.parametrize("obstacle", UNWRITABLE)
@@ -273,7 +274,7 @@ def test_commands_do_without_a_cache_of_programs(tmp_path, monkeypatch, capsys, 
 def test_an_index_is_kept(cache_dir, monkeypatch):
     first = _load_index()
     (file,) = (cache_dir / "indices").iterdir()
-    monkeypatch.setattr(index, "build_index", None)  # not to be called again
+    monkeypatch.setattr(build, "build_index", None)  # not to be called again
     jax.tree.map(np.testing.assert_array_equal, first, _load_index())
     with pytest.raises(TypeError):
         _load_index(IMAGES[::-1])  # other data

@@ -119,7 +119,7 @@ for name in ("sched_getaffinity", "process_cpu_count", "getuid", "fork"):
     if hasattr(os, name):
         delattr(os, name)
 import elsjax, elsjax.nn, elsjax.data.datasets, elsjax.parallel, elsjax.storage
-from elsjax.posterior.index import clusters as index
+from elsjax.posterior import index
 elsjax.parallel.use_all_cores()
 print(len(elsjax.load_dataset("mnist5k")))
 assert not set(MISSING) & set(sys.modules)

@@ -1,4 +1,4 @@
-"""The near-far kernel: exact in the limit, honest about its error otherwise; and its index."""
+"""The index and its search: exact in the limit, honest about their error otherwise."""
 
 import functools
 import re
@@ -10,19 +10,18 @@ import pytest
 
 import elsjax
 from elsjax.pixels import to_uint8
-from elsjax.posterior import dense
+from elsjax.posterior import dense, index
 from elsjax.posterior.dictionaries import Dictionary
-from elsjax.posterior.index import clusters as index
-from elsjax.posterior.index import search as near_far
+from elsjax.posterior.index import build, clusters, packing, search
 
 
 @pytest.fixture(autouse=True)
 def index_dir(monkeypatch, tmp_path):
     """Indices of a test are its own, and few or large patches are looked up too, not all opened."""
     monkeypatch.setenv("ELSJAX_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(near_far, "_FEWEST_PATCHES", 0)
-    monkeypatch.setattr(near_far, "_MOST_ENTRIES", 150)
-    monkeypatch.setattr(near_far, "_FEWEST", 128)
+    monkeypatch.setattr(search, "_FEWEST_PATCHES", 0)
+    monkeypatch.setattr(search, "_MOST_ENTRIES", 150)
+    monkeypatch.setattr(search, "_FEWEST", 128)
     return tmp_path / "indices"
 
 
@@ -58,7 +57,7 @@ def test_tolerance_zero_is_exact(x64, kind, wrap, shape, window, sigma):
     x = jnp.asarray(np.random.default_rng(2).standard_normal((3, *shape)))
     pixels, origin = jnp.asarray(images), jnp.full(shape[2], 0.1)
     alpha = 0.8
-    built = index.build_index(images, part)
+    built = build.build_index(images, part)
     blocks = dense.plan_blocks(part, 3, 150, 8, 2**22)
     levels = jnp.full(3, alpha), jnp.full(3, sigma)
 
@@ -67,7 +66,7 @@ def test_tolerance_zero_is_exact(x64, kind, wrap, shape, window, sigma):
         patches = index.lay_out(built, pixels, part, 0, origin)
         exact = dense.posterior_mean(part, blocks, x, *levels, pixels, origin, 0, 150, span=150)
         return (
-            *near_far.posterior_mean(part, x, alpha, sigma, origin, built, patches, 0.0),
+            *index.posterior_mean(part, x, alpha, sigma, origin, built, patches, 0.0),
             exact,
         )
 
@@ -96,7 +95,7 @@ def test_errors_keep_to_the_tolerance_and_the_estimates_cover_them(x64, window, 
 
 
 def test_a_smaller_tolerance_means_a_smaller_error(x64, monkeypatch):
-    monkeypatch.setattr(index, "_CLUSTER_SIZE", 16)
+    monkeypatch.setattr(build, "CLUSTER_SIZE", 16)
     images = digits(250).images
     x = noisy(images, 0.4)
     exact = elsjax.ScoreMachine("els", images, window=7).denoise(x, 0.4)
@@ -136,7 +135,7 @@ def test_labels_choose_the_images_of_their_class():
 
 @pytest.mark.parametrize(("mesh", "label"), [((2, 1), None), ((4, 1), 3), ((2, 2), 3)], ids=str)
 def test_a_mesh_changes_nothing(x64, monkeypatch, mesh, label):
-    monkeypatch.setattr(index, "_CLUSTER_SIZE", 16)  # more clusters than a threshold starts from
+    monkeypatch.setattr(build, "CLUSTER_SIZE", 16)  # more clusters than a threshold starts from
     images, labels = digits(300).images[:299], digits(300).labels[:299]
     x = noisy(images, 0.3, 3)
     one, many = (
@@ -175,12 +174,17 @@ def test_patches_of_other_windows_make_room(monkeypatch):
     enough = machine()
     both = {t: enough.denoise(x, t) for t in (0.4, 1.0)}
     assert len(enough._patches) == 2
-    monkeypatch.setattr(near_far, "MOST_BYTES", 160_000)
+
+    def little_memory(most_bytes):
+        for module in (search, elsjax.machines):
+            monkeypatch.setattr(module, "MOST_BYTES", most_bytes)
+
+    little_memory(160_000)
     little = machine()
     for t in (0.4, 1.0, 0.4):
         np.testing.assert_array_equal(little.denoise(x, t), both[t])
         assert len(little._patches) == 1
-    monkeypatch.setattr(near_far, "MOST_BYTES", 20_000)  # too little for any: exact
+    little_memory(20_000)  # too little for any: exact
     x0, error = machine().denoise_with_error(x, 0.4)
     exact = elsjax.ScoreMachine("els", images, window=3).denoise(x, 0.4)
     np.testing.assert_allclose(x0, exact, atol=1e-5)
@@ -198,7 +202,7 @@ def test_no_noise_is_exact():
 def test_index_counts_every_patch_once_and_summarises_clusters():
     images = to_uint8(digits(80).images)
     part = Dictionary("bbels", (20, 20, 1), 5).parts[0]
-    built = index.build_index(images, part)
+    built = build.build_index(images, part)
     assert built.counts.sum() == 80 * 16 * 16
     windows = np.lib.stride_tricks.sliding_window_view(images[..., 0], (5, 5), (1, 2))
     patches = windows.reshape(-1, 25)
@@ -216,23 +220,97 @@ def test_index_counts_every_patch_once_and_summarises_clusters():
 
 
 def test_a_patch_more_frequent_than_a_count_can_say_gets_several_places(monkeypatch):
-    monkeypatch.setattr(index, "_MOST", 1000)
+    monkeypatch.setattr(build, "_MOST", 1000)
     images = np.zeros((50, 8, 8, 1), np.uint8)
     part = Dictionary("els", (8, 8, 1), 3).parts[0]
-    built = index.build_index(images, part)
+    built = build.build_index(images, part)
     assert built.counts.sum() == 50 * 36
     assert built.counts.max() <= 1000
+
+
+def test_progress_is_told_while_an_index_is_built(capsys):
+    images = random_pixels(300, (12, 12, 1))
+    part = Dictionary("els", (12, 12, 1), 5).parts[0]
+    told = []
+    built = index.load_or_build(images, part, progress=lambda *done: told.append(done))
+    assert told == sorted(told)
+    assert told[0] == (0, 100)
+    assert told[-1] == (100, 100)
+    assert len(told) > 5
+    told.clear()
+    cached = index.load_or_build(images, part, progress=lambda *done: told.append(done))
+    assert told == []
+    jax.tree.map(np.testing.assert_array_equal, cached, built)
+    assert capsys.readouterr() == ("", "")
+
+
+def traces_of(monkeypatch, module, name):
+    """A list that grows with each call of a function, which compiled code does not call."""
+    calls, function = [], getattr(module, name)
+
+    def traced(*args):
+        calls.append(name)
+        return function(*args)
+
+    monkeypatch.setattr(module, name, traced)
+    return calls
+
+
+@pytest.mark.parametrize("num_devices", [None, 2])
+def test_laying_out_again_compiles_nothing(monkeypatch, num_devices):
+    mesh = None if num_devices is None else elsjax.make_mesh(num_devices)
+    part = Dictionary("els", (7, 11, 1), 3).parts[0]
+    images = jnp.asarray(random_pixels(30, (7, 11, 1)))
+    built = build.build_index(np.asarray(images[10:]), part)
+    if mesh is not None:
+        built = index.spread(built, mesh)
+        images = jax.device_put(images, jax.NamedSharding(mesh, jax.P()))
+    traces = traces_of(monkeypatch, clusters, "_cut_out")
+    for start in (10, 0):
+        index.lay_out(built, images, part, start, jnp.full(1, start / 100), mesh)
+        assert len(traces) == 1
+
+
+def test_searching_again_compiles_nothing(monkeypatch):
+    traces = traces_of(monkeypatch, search, "_refine")
+    images = random_pixels(30, (7, 11, 1))
+    machine = elsjax.ScoreMachine("els", images, window=3, tolerance=0.01)
+    x = noisy(images / 127.5 - 1, 0.3)
+    machine.denoise(x, 0.3)
+    once = len(traces)
+    assert once > 0
+    machine.denoise(-x, 0.4)
+    assert len(traces) == once
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 1])
+def test_requests_are_packed_each_into_one_slot(share):
+    rng = np.random.default_rng(0)
+    mask = rng.random((96, 40)) < share
+    requests = jax.jit(packing.pack)(mask)
+    turns = [jax.tree.map(np.asarray, requests.turn(turn)) for turn in range(requests.num_turns)]
+    assert len(turns) == -(-sum(-(-mask.sum(axis=0) // packing.SLOTS)) // packing.UNITS)
+    found = np.zeros(mask.shape, int)
+    for units in turns:
+        unit, slot = np.nonzero(units.taken)
+        np.add.at(found, (units.query[unit, slot], units.cluster[unit]), 1)
+        values = rng.standard_normal((*units.query.shape, 3))
+        expected = np.zeros((96, 3))
+        np.add.at(expected, units.query, values)
+        sums = packing.sum_by_query(jnp.asarray(values), units.query, 96)
+        np.testing.assert_allclose(sums, expected, atol=1e-4)
+    np.testing.assert_array_equal(found, mask)
 
 
 def test_lowers_for_every_platform():
     images = random_pixels(60, (10, 10, 3))
     part = Dictionary("bbels", (10, 10, 3), 5).parts[0]
-    built = index.build_index(images, part)
+    built = build.build_index(images, part)
 
     @jax.jit
     def evaluate(x, level, images, built):
         patches = index.lay_out(built, images, part, 0, jnp.zeros(3))
-        return near_far.posterior_mean(
+        return index.posterior_mean(
             part, x, level, level, jnp.zeros(3), built, patches, level / 100
         )
 
