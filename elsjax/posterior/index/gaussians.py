@@ -24,12 +24,12 @@ class StandIns(NamedTuple):
     """Gaussians in place of clusters.
 
     Attributes:
-      log_weights: of the features, the coefficients of the logarithm of a cluster's weight.
+      coefficients: what the logarithm of a cluster's weight is, in terms of the features.
       values: the posterior mean at principal coordinates 0, then its slopes along each of them,
         then 1; `weighted_values` puts sums of these together.
     """
 
-    log_weights: Float[Array, "k f"]
+    coefficients: Float[Array, "k f"]
     values: Float[Array, "k v"]
 
 
@@ -79,7 +79,7 @@ def stand_ins(
         centres - (index.mean - shift)[None], index.axes, precision=lax.Precision.HIGHEST
     )
     return StandIns(
-        log_weights=_coefficients(index, centres, coordinates, alpha, sigma),
+        coefficients=_coefficients(index, centres, coordinates, alpha, sigma),
         values=_values(index, centres, coordinates, alpha, sigma),
     )
 
@@ -91,7 +91,7 @@ def _coefficients(
     alpha: Float[Array, ""],
     sigma: Float[Array, ""],
 ) -> Float[Array, "k f"]:
-    """What the logarithm of a cluster's weight is in terms of the features, in their order."""
+    """Coefficients of the logarithms of weights, in the order of the features."""
     noise = sigma * sigma
     total = index.counts.astype(centres.dtype).sum(axis=1)
     spread, rest_spread = alpha**2 * index.variances, alpha**2 * index.residuals

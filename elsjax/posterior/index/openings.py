@@ -47,9 +47,9 @@ class Opened(NamedTuple):
 
     Attributes:
       near: state of all clusters opened so far.
-      misfit: of those of a step whose shares are not far above the threshold, how far the mean was
-        off, their stand-ins' share times distance.
-      share: of the same, the sum of the shares that their stand-ins said they had.
+      misfit: how wrong stand-ins were (`_misfits`), summed over clusters that were opened in the
+        last step, and whose shares are not far above its threshold.
+      share: the shares that the stand-ins of the same clusters had, summed.
     """
 
     near: posterior.PosteriorState
@@ -83,6 +83,7 @@ def open_requested(
     def open_turn(turn: Array, opened: Opened) -> Opened:
         units = requests.turn(turn)
         share = shares[units.query, units.cluster[:, None]]
+        # Clusters are numbered within the block so far, from here on among all.
         units = units._replace(cluster=units.cluster + block.first)
         exact = exact_states(problem, queries.windows[units.query], units.cluster)
         misfit = _misfits(problem, queries, step, units, exact, share)
@@ -127,10 +128,10 @@ def _misfits(
     exact: posterior.PosteriorState,
     share: Float[Array, "u s"],
 ) -> Float[Array, "u s"]:
-    """How far stand-ins had moved the mean from where their clusters move it.
+    """How wrong stand-ins were: by how much they had moved a query's mean too far or not enough.
 
-    Both are a share of the weight times the distance of a cluster's posterior mean from that of
-    all; the difference is the largest over channels.
+    A cluster moves the mean by its share of the weight times the distance of its own posterior mean
+    from that of all. Compared are the exact cluster and its stand-in; of channels, the worst.
     """
     values = problem.stand_ins.values
     said = jnp.broadcast_to(values[units.cluster][:, None], (*units.query.shape, values.shape[1]))

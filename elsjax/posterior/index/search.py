@@ -45,8 +45,8 @@ MOST_BYTES = 2**33
 # Entries of a block of estimates, queries × clusters.
 _BLOCK = 2**22
 
-# Queries whose thresholds are lowered at a time: a share of all, or as many as fill a product.
-_BATCHES, _FEWEST_QUERIES = 4, 128
+# Queries whose thresholds are lowered at a time: all over a number, or as many as fill a product.
+_SHARE, _FEWEST_QUERIES = 4, 128
 
 # The fewest clusters that a query opens, about, since some hold more than their Gaussians tell; and
 # of how many its threshold for that is found.
@@ -182,13 +182,13 @@ def search(
     infinite, zero, unknown = problem.varying_over_samples((infinite, zero, unknown))
     nothing = problem.varying(posterior.empty((rows,), problem.channels, windows.dtype))
     start = Estimate(infinite, nothing, far, change=zero, error=unknown)
-    batch = -(-rows // (packing.WORD * _BATCHES)) * packing.WORD
-    batch = min(rows, max(_FEWEST_QUERIES, batch))
+    at_once = -(-rows // (packing.WORD * _SHARE)) * packing.WORD
+    at_once = min(rows, max(_FEWEST_QUERIES, at_once))
 
     def refine_some(estimate: Estimate) -> Estimate:
         """Lowers the highest thresholds; most queries are done long before the last."""
-        open_ones = jnp.where(estimate.error <= tolerance, -1, estimate.threshold)
-        _, chosen = lax.top_k(open_ones, batch)
+        priority = jnp.where(estimate.error <= tolerance, -1, estimate.threshold)
+        _, chosen = lax.top_k(priority, at_once)
         some = jax.tree.map(lambda array: array[chosen], (queries, estimate))
         refined = _refine(problem, some[0], some[1], tolerance)
         return jax.tree.map(lambda array, new: array.at[chosen].set(new), estimate, refined)
@@ -227,7 +227,7 @@ def _all_far(
             sums = jnp.matmul(weights, values, precision=lax.Precision.HIGHEST)
             return sums[:, -1], gaussians.weighted_values(sums, coordinates, channels)
 
-        coefficients = block.of(problem.stand_ins.log_weights)
+        coefficients = block.of(problem.stand_ins.coefficients)
         logits = gaussians.log_weights(features, coefficients)
         return posterior.merge(state, posterior.from_logits(logits, weigh))
 
@@ -244,7 +244,7 @@ def _first_thresholds(
     A query that one cluster decides learns about others from the nearest of them. Clusters are in
     random order, so the first are as good as any.
     """
-    some = problem.stand_ins.log_weights[: max(1, _SUBSET // problem.num_shards)]
+    some = problem.stand_ins.coefficients[: max(1, _SUBSET // problem.num_shards)]
     some = gaussians.log_weights(features, some)
     rank = min(max(4, _FEWEST * some.shape[1] // problem.num_clusters), some.shape[1])
     best = problem.gather_over_shards(lax.top_k(some, rank)[0])
@@ -271,7 +271,9 @@ def _refine(
     step = openings.Step(before.threshold, lower, posterior.mean(before.state))
 
     def add(block: Block, sums: _Sums) -> _Sums:
-        estimates = gaussians.log_weights(queries.features, block.of(problem.stand_ins.log_weights))
+        estimates = gaussians.log_weights(
+            queries.features, block.of(problem.stand_ins.coefficients)
+        )
         shares = jnp.exp(estimates - queries.log_evidence[:, None])
         far = jnp.matmul(
             jnp.where(shares < lower[:, None], shares, 0),
