@@ -10,8 +10,8 @@ from jax.experimental import pallas as pl
 from oracle import denoise
 
 import elsjax
-from elsjax.posterior import dense, fused
 from elsjax.posterior.dictionaries import Dictionary
+from elsjax.posterior.methods import choose, fused
 
 GREY, COLOURED = (10, 12, 1), (9, 9, 3)
 CASES = [
@@ -120,10 +120,31 @@ def test_derivatives_in_both_modes(monkeypatch):
 def test_a_tolerance_is_not_needed():
     images, x = _pixels(6, (9, 9, 1)), _noisy(2, (9, 9, 1))
     exact = elsjax.ScoreMachine("els", images, window=3).denoise(x, 0.4)
-    machine = elsjax.ScoreMachine("els", images, window=3, tolerance=0.5)
+    machine = elsjax.ScoreMachine("els", images, window=3).with_index(0.5)
     x0, error = machine.denoise_with_error(x, 0.4)
     np.testing.assert_allclose(x0, exact, atol=1e-5)
     assert not np.any(error)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(("kind", "window", "wrapped", "shape"), CASES)
+def test_evidence_and_nearest_entry_are_those_of_the_other_methods(
+    monkeypatch, kind, window, wrapped, shape
+):
+    images, x = _pixels(7, shape), _noisy(2, shape)
+    images[5:] = images[:2]  # the nearest is often in two images
+    machine = elsjax.ScoreMachine(kind, images, window=window, wrap_patches=wrapped, block_size=3)
+    asked = {"t": 0.3, "top": 1, "answers": ("mean", "log_evidence")}
+    found = machine.posterior(x, **asked)
+    monkeypatch.setattr(fused.Fused, "applies", staticmethod(lambda part: False))
+    jax.clear_caches()
+    expected = machine.posterior(x, **asked)
+    np.testing.assert_allclose(found.mean, expected.mean, atol=1e-5)
+    np.testing.assert_allclose(found.log_evidence, expected.log_evidence, rtol=1e-4)
+    np.testing.assert_allclose(found.top.weight, expected.top.weight, atol=1e-3)
+    for name in ("image", "row", "column"):
+        np.testing.assert_array_equal(getattr(found.top, name), getattr(expected.top, name))
+    assert (found.top.image < 5).all()
 
 
 @pytest.mark.parametrize("window", [3, 7, 11, 17])
@@ -132,13 +153,14 @@ def test_blocks_fit_their_budget(kind, window):
     budget = 2**28
     for part in Dictionary(kind, (32, 32, 1), window).parts:
         for batch in (1, 100):
-            blocks = dense.plan_blocks(part, batch, 60000, 4, budget, use_fused=True)
-            assert blocks.fused
-            keys = blocks.images * part.num_groups * part.keys_per_image
+            method = choose(part, use_fused=True)
+            assert isinstance(method, fused.Fused)
+            plan = method.plan(batch, 60000, 4, budget)
+            keys = plan.images * part.num_groups * part.keys_per_image
             size = window**2
-            assert 6 * keys * size <= budget or blocks.images == 1
+            assert 6 * keys * size <= budget or plan.images == 1
             assert keys * size < 2**31
-            assert blocks.query_rows <= 2**14
+            assert plan.rows <= 2**14
 
 
 @pytest.mark.parametrize("mesh", [None, (2, 2)])

@@ -10,9 +10,12 @@ import pytest
 
 import elsjax
 from elsjax.pixels import to_uint8
-from elsjax.posterior import dense, index
+from elsjax.posterior import index
+from elsjax.posterior.answers import Question
 from elsjax.posterior.dictionaries import Dictionary
+from elsjax.posterior.evaluation import Levels, of_part, scheme, share
 from elsjax.posterior.index import build, clusters, packing, search
+from elsjax.posterior.training_set import TrainingSet
 
 
 @pytest.fixture(autouse=True)
@@ -55,22 +58,26 @@ def test_tolerance_zero_is_exact(x64, kind, wrap, shape, window, sigma):
     images = random_pixels(150, shape)
     part = Dictionary(kind, shape, window, wrap).parts[0]
     x = jnp.asarray(np.random.default_rng(2).standard_normal((3, *shape)))
-    pixels, origin = jnp.asarray(images), jnp.full(shape[2], 0.1)
+    training_set = TrainingSet.of(images, None, None)
     alpha = 0.8
     built = build.build_index(images, part)
-    blocks = dense.plan_blocks(part, 3, 150, 8, 2**22)
-    levels = jnp.full(3, alpha), jnp.full(3, sigma)
+    plan = scheme(
+        Dictionary(kind, shape, window, wrap), Question(), training_set, 3, x.dtype, 2**22, None
+    )
+    levels = Levels(jnp.full(3, alpha), jnp.full(3, sigma))
 
     @jax.jit
-    def both(x, pixels, built):
-        patches = index.lay_out(built, pixels, part, 0, origin)
-        exact = dense.posterior_mean(part, blocks, x, *levels, pixels, origin, 0, 150, span=150)
+    def both(x, training_set, built):
+        origin = training_set.mean_pixel + 0.1
+        patches = index.lay_out(built, training_set.pixels, part, 0, origin)
+        own = share(training_set, None)
+        exact = of_part(plan.methods[0], plan.plans[0], Question(), x, levels, own, training_set)
         return (
             *index.posterior_mean(part, x, alpha, sigma, origin, built, patches, 0.0),
-            exact,
+            exact["mean"],
         )
 
-    mean, error, exact = both(x, pixels, built)
+    mean, error, exact = both(x, training_set, built)
     np.testing.assert_allclose(mean, exact, atol=1e-10)
     assert (error == 0).all()
 
@@ -81,7 +88,7 @@ def test_errors_keep_to_the_tolerance_and_the_estimates_cover_them(x64, window, 
     tolerance = 0.01
     x = noisy(images, t, 2)
     exact = elsjax.ScoreMachine("bbels", images, window=window).denoise(x, t)
-    machine = elsjax.ScoreMachine("bbels", images, window=window, tolerance=tolerance)
+    machine = elsjax.ScoreMachine("bbels", images, window=window).with_index(tolerance)
     x0, estimate = machine.denoise_with_error(x, t)
     error = np.abs(x0 - exact).max(axis=-1)
     assert error.max() > 1e-6  # something was approximated
@@ -101,7 +108,7 @@ def test_a_smaller_tolerance_means_a_smaller_error(x64, monkeypatch):
     exact = elsjax.ScoreMachine("els", images, window=7).denoise(x, 0.4)
     errors = [
         np.abs(
-            elsjax.ScoreMachine("els", images, window=7, tolerance=tolerance).denoise(x, 0.4)
+            elsjax.ScoreMachine("els", images, window=7).with_index(tolerance).denoise(x, 0.4)
             - exact
         ).mean()
         for tolerance in (0.5, 0.02, 0.001)
@@ -111,7 +118,7 @@ def test_a_smaller_tolerance_means_a_smaller_error(x64, monkeypatch):
 
 def test_batch_neighbours_do_not_count():
     images = digits(300).images
-    machine = elsjax.ScoreMachine("bbels", images, window=5, tolerance=0.01)
+    machine = elsjax.ScoreMachine("bbels", images, window=5).with_index(0.01)
     x = noisy(images, 0.25, 3)
     together, of_each = machine.denoise_with_error(x, [0.25, 0.4, 0.25])
     for place, t in enumerate([0.25, 0.4, 0.25]):
@@ -122,12 +129,17 @@ def test_batch_neighbours_do_not_count():
 
 def test_labels_choose_the_images_of_their_class():
     images, labels = digits(400).images, digits(400).labels
-    machine = elsjax.ScoreMachine("bbels", images, labels, window=5, tolerance=0.01)
     x = noisy(images, 0.3, 2)
+    machine = elsjax.ScoreMachine("bbels", images, labels, window=5)
+    machine = machine.with_index(0.01, labels=(3, 7))
+    assert machine.labels == (3, 7)
+    for label in (None, 5):
+        with pytest.raises(ValueError, match=f"label={label} has no index; .* had 3, 7"):
+            machine.denoise(x, 0.3, label)
     both = machine.denoise(x, 0.3, [3, 7])
     for place, label in enumerate((3, 7)):
         of_class = images[labels == label]
-        alone = elsjax.ScoreMachine("bbels", of_class, window=5, tolerance=0.01)
+        alone = elsjax.ScoreMachine("bbels", of_class, window=5).with_index(0.01)
         np.testing.assert_allclose(both[place], alone.denoise(x[[place]], 0.3)[0], atol=2e-3)
         exact = elsjax.ScoreMachine("bbels", of_class, window=5).denoise(x[[place]], 0.3)[0]
         assert np.abs(both[place] - exact).mean() < 2e-3
@@ -139,7 +151,9 @@ def test_a_mesh_changes_nothing(x64, monkeypatch, mesh, label):
     images, labels = digits(300).images[:299], digits(300).labels[:299]
     x = noisy(images, 0.3, 3)
     one, many = (
-        elsjax.ScoreMachine("bbels", images, labels, window=5, tolerance=0.01, mesh=mesh)
+        elsjax.ScoreMachine("bbels", images, labels, window=5, mesh=mesh).with_index(
+            0.01, labels=(label,)
+        )
         for mesh in (None, elsjax.make_mesh(*mesh))
     )
     found, expected = (machine.denoise_with_error(x, 0.3, label) for machine in (many, one))
@@ -152,9 +166,8 @@ def test_devices_that_clusters_do_not_divide_by(x64):
     images = digits(300).images
     x = noisy(images, 0.3)
     exact = elsjax.ScoreMachine("bbels", images, window=5).denoise(x, 0.3)
-    machine = elsjax.ScoreMachine(
-        "bbels", images, window=5, tolerance=0.01, mesh=elsjax.make_mesh(3)
-    )
+    machine = elsjax.ScoreMachine("bbels", images, window=5, mesh=elsjax.make_mesh(3))
+    machine = machine.with_index(0.01)
     x0, estimate = machine.denoise_with_error(x, 0.3)
     error = np.abs(x0 - exact).max(axis=-1)
     assert error.mean() <= 0.002
@@ -162,38 +175,29 @@ def test_devices_that_clusters_do_not_divide_by(x64):
     assert (estimate <= 0.01).all()
 
 
-def test_patches_of_other_windows_make_room(monkeypatch):
+def test_patches_beyond_the_memory_are_refused(monkeypatch):
     # No two patches are the same: 70,560 and 144,000 bytes.
     images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 1), np.uint8)
-    schedule = elsjax.WindowSchedule((3, 5))
-
-    def machine():
-        return elsjax.ScoreMachine("els", images, window=schedule, tolerance=0.01)
-
+    machine = elsjax.ScoreMachine("els", images, window=elsjax.WindowSchedule((3, 5)))
     x = noisy(images / 127.5 - 1, 0.3)
-    enough = machine()
-    both = {t: enough.denoise(x, t) for t in (0.4, 1.0)}
-    assert len(enough._patches) == 2
 
     def little_memory(most_bytes):
-        for module in (search, elsjax.machines):
-            monkeypatch.setattr(module, "MOST_BYTES", most_bytes)
+        monkeypatch.setattr(index, "MOST_BYTES", most_bytes)
+        monkeypatch.setattr(search, "MOST_BYTES", most_bytes)
 
     little_memory(160_000)
-    little = machine()
-    for t in (0.4, 1.0, 0.4):
-        np.testing.assert_array_equal(little.denoise(x, t), both[t])
-        assert len(little._patches) == 1
+    with pytest.raises(ValueError, match="patches of 2 indices take 0.0 GiB, more than 0.0001"):
+        machine.with_index(0.01)
+    assert machine.with_window(5).with_index(0.01).denoise_with_error(x, 0.4)[1].max() > 0
     little_memory(20_000)  # too little for any: exact
-    x0, error = machine().denoise_with_error(x, 0.4)
-    exact = elsjax.ScoreMachine("els", images, window=3).denoise(x, 0.4)
-    np.testing.assert_allclose(x0, exact, atol=1e-5)
+    x0, error = machine.with_index(0.01).denoise_with_error(x, 0.4)
+    np.testing.assert_allclose(x0, machine.denoise(x, 0.4), atol=1e-5)
     assert (error == 0).all()
 
 
 def test_no_noise_is_exact():
     images = digits(100).images
-    machine = elsjax.ScoreMachine("els", images, window=3, tolerance=0.01)
+    machine = elsjax.ScoreMachine("els", images, window=3).with_index(0.01)
     x0, error = machine.denoise_with_error(images[:1], 0.0)
     np.testing.assert_allclose(x0, images[:1], atol=1e-6)
     assert (error == 0).all()
@@ -274,7 +278,7 @@ def test_laying_out_again_compiles_nothing(monkeypatch, num_devices):
 def test_searching_again_compiles_nothing(monkeypatch):
     traces = traces_of(monkeypatch, search, "_refine")
     images = random_pixels(30, (7, 11, 1))
-    machine = elsjax.ScoreMachine("els", images, window=3, tolerance=0.01)
+    machine = elsjax.ScoreMachine("els", images, window=3).with_index(0.01)
     x = noisy(images / 127.5 - 1, 0.3)
     machine.denoise(x, 0.3)
     once = len(traces)
@@ -335,27 +339,23 @@ def test_lowers_for_every_platform():
 )
 def test_wrong_arguments(options, message):
     arguments = {"images": random_pixels(4, (8, 8, 1)), "tolerance": 0.01} | options
+    machine = elsjax.ScoreMachine("els", arguments["images"], window=3)
     with pytest.raises(ValueError, match=message):
-        elsjax.ScoreMachine("els", window=3, **arguments)
+        machine.with_index(arguments["tolerance"])
 
 
-def test_traced_arguments():
-    machine = elsjax.ScoreMachine("els", random_pixels(4, (8, 8, 1)), window=3, tolerance=0.01)
+def test_a_machine_is_an_argument_of_a_jitted_function_or_closed_over():
+    exact = elsjax.ScoreMachine("els", random_pixels(4, (8, 8, 1)), window=3)
+    machine = exact.with_index(0.01)
     x = jnp.zeros((1, 8, 8, 1))
     with pytest.raises(ValueError, match="t and label must be values on the host"):
         jax.jit(machine.denoise)(x, 0.5)
-    with pytest.raises(ValueError, match="no index of .* denoise once outside of jax.jit"):
-        jax.jit(lambda machine: machine.denoise(x, 0.5))(machine)
-    once = machine.denoise(x, 0.5)
-    inside = jax.jit(lambda machine: machine.denoise(x, 0.5))(machine)
-    np.testing.assert_allclose(inside, once, atol=1e-6)
-
-
-def test_an_index_that_is_first_needed_while_tracing():
-    machine = elsjax.ScoreMachine("els", random_pixels(4, (8, 8, 1)), window=3, tolerance=0.01)
-    x = jnp.zeros((1, 8, 8, 1))
-    inside = jax.jit(lambda x: machine.denoise(x, 0.5))
-    with pytest.raises(ValueError, match="no index of .* denoise once outside of jax.jit"):
-        inside(x)
-    once = machine.denoise(x, 0.5)  # nothing has leaked
-    np.testing.assert_allclose(inside(x), once, atol=1e-6)
+    as_argument = jax.jit(lambda machine, x: machine.denoise(x, 0.5))
+    closed_over = jax.jit(lambda x: machine.denoise(x, 0.5))
+    for inside in (as_argument(machine, x), closed_over(x)):
+        np.testing.assert_allclose(inside, machine.denoise(x, 0.5), atol=1e-6)
+    with jax.checking_leaks():
+        jax.jit(lambda x: machine.denoise(2 * x, 0.5))(x)
+    np.testing.assert_allclose(machine.denoise(x, 0.5), exact.denoise(x, 0.5), atol=0.01)
+    batched = jax.vmap(lambda x: machine.denoise(x[None], 0.5)[0])(x)
+    np.testing.assert_allclose(batched, machine.denoise(x, 0.5), atol=1e-5)

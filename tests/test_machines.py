@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from oracle import denoise
 
 import elsjax
-from elsjax import machines
-from elsjax.posterior import dense
+from elsjax.posterior import evaluation
+from elsjax.posterior.answers import Question
 from elsjax.posterior.dictionaries import Dictionary
+from elsjax.posterior.evaluation import Levels
+from elsjax.posterior.methods import choose
+from elsjax.posterior.methods.sliding import Sliding
 
 # Every kind, with windows inside the image, reaching the borders and, where allowed, beyond.
 CASES = [
@@ -51,7 +54,8 @@ def test_denoise_is_the_definition(kind, window, wrapped, shape):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("kind", "window", "wrapped"), SLIDING)
 def test_passing_products_on_is_the_definition(kind, window, wrapped):
-    assert dense._slides(Dictionary(kind, SLIDING_SHAPE, window, wrapped).parts[0])
+    part = Dictionary(kind, SLIDING_SHAPE, window, wrapped).parts[0]
+    assert isinstance(choose(part), Sliding)
     images, x = _images(5, SLIDING_SHAPE), _images(3, SLIDING_SHAPE, seed=1)
     for t in (0.1, 0.6):
         alpha, sigma = map(float, elsjax.CosineSchedule()(t))
@@ -355,23 +359,25 @@ def test_a_second_call_does_not_retrace():
     machine = elsjax.ScoreMachine("bbels", images, np.arange(9) % 3, window=3)
     x = _images(2, (6, 6, 1), seed=1)
     first = machine.denoise(x, 0.3, 1)
-    programs = machines._posterior_mean._cache_size()
+    programs = evaluation._compiled._cache_size()
     second = machine.denoise(2 * x, 0.7, 2)  # another time and class, the same program
-    assert machines._posterior_mean._cache_size() == programs
+    assert evaluation._compiled._cache_size() == programs
     assert np.abs(first - second).max() > 0
     machine.denoise(x[:1], 0.3, 1)  # a batch of another size has its own
-    assert machines._posterior_mean._cache_size() == programs + 1
+    assert evaluation._compiled._cache_size() == programs + 1
 
 
 def _temporary_bytes(kind, num_images, window, budget, batch=1):
     images = np.zeros((num_images, 32, 32, 1), np.uint8)
-    machine = elsjax.ScoreMachine(kind, images, window=window, memory_budget=budget)
+    machine = elsjax.ScoreMachine(kind, images, window=window)
     dictionary = Dictionary(kind, (32, 32, 1), window)
     x = jnp.zeros((batch, 32, 32, 1))
-    blocks = tuple(machine._blocks(part, x, None) for part in dictionary.parts)
-    levels = jnp.full(batch, 0.5)
-    lowered = machines._posterior_mean.lower(
-        dictionary, blocks, None, num_images, x, levels, levels, *jax.tree.leaves(machine), None
+    plan = evaluation.scheme(
+        dictionary, Question(), machine.training_set, batch, x.dtype, budget, None
+    )
+    levels = Levels(jnp.full(batch, 0.5), jnp.full(batch, 0.5))
+    lowered = evaluation._compiled.lower(
+        dictionary, Question(), plan, x, levels, machine.training_set, None
     )
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
@@ -395,23 +401,17 @@ def test_memory_keeps_to_the_budget_whatever_the_number_of_images(kind, window, 
     [("is", None), ("es", None), ("ls", 5), ("els", 3), ("els", 7), ("bbels", 3), ("bbels", 7)],
 )
 @pytest.mark.parametrize("mesh", [None, (2, 2)])
-def test_kernels_lower_for_every_platform(kind, window, mesh):
-    mesh = mesh and elsjax.make_mesh(*mesh)
-    dictionary = Dictionary(kind, (12, 12, 3), window)
-    x = jax.ShapeDtypeStruct((2, 12, 12, 3), jnp.float32)
-    level = jax.ShapeDtypeStruct((2,), jnp.float32)
-    images = jax.ShapeDtypeStruct((10, 12, 12, 3), jnp.uint8)
-    mean = jax.ShapeDtypeStruct((3,), jnp.float32)
-    blocks = tuple(dense.plan_blocks(part, 2, 10, 4, 2**20) for part in dictionary.parts)
+@pytest.mark.parametrize("top", [None, 3])
+def test_kernels_lower_for_every_platform(kind, window, mesh, top):
+    images = np.zeros((10, 12, 12, 3), np.uint8)
+    machine = _machine(kind, images, window, mesh=mesh and elsjax.make_mesh(*mesh))
 
     @jax.jit
-    def evaluate(x, alpha, sigma, images, mean):
-        return machines._posterior_mean(
-            dictionary, blocks, mesh, 10, x, alpha, sigma, images, mean, None
-        )
+    def evaluate(x):
+        return machine.denoise(x, 0.5) if top is None else machine.posterior(x, 0.5, top=top)
 
     export = jax.export.export(evaluate, platforms=["cpu", "cuda", "tpu"])
-    exported = export(x, level, level, images, mean)
+    exported = export(jax.ShapeDtypeStruct((2, 12, 12, 3), jnp.float32))
     assert exported.out_avals[0].shape == (2, 12, 12, 3)
     # Every product states full precision: none may fall to TF32 or bfloat16.
     products = re.findall(r"stablehlo\.dot_general.*", exported.mlir_module())

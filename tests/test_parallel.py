@@ -81,7 +81,7 @@ def test_a_machine_on_a_mesh_is_an_argument_of_a_jitted_function(x64):
 def test_images_are_split_between_devices():
     machine = elsjax.ScoreMachine("ls", data(11), window=3, mesh=elsjax.make_mesh(4))
     assert machine.num_images == 11
-    shards = machine._images.addressable_shards
+    shards = machine.training_set.pixels.addressable_shards
     assert [shard.data.shape[0] for shard in shards] == [3] * 4
 
 
@@ -120,18 +120,17 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 import elsjax
-from elsjax.posterior.index import search as near_far
+from elsjax.posterior.index import search
 
-near_far._FEWEST_PATCHES = 0  # even few patches are looked up through an index
+search._FEWEST_PATCHES = 0  # even few patches are looked up through an index
 images = np.random.default_rng(0).integers(0, 256, (11, 6, 6, 1), np.uint8)
 noise = np.random.default_rng(1).standard_normal((3, 6, 6, 1))
 mesh = elsjax.make_mesh(4)
 assert len(jax.devices()) == 4 and len(jax.local_devices()) == 2
-machines = [
-    elsjax.ScoreMachine("bbels", images, window=3, mesh=mesh, tolerance=tolerance)
-    for tolerance in (None, 1e-9)
-]
-np.save(sys.argv[3], [elsjax.sample(machine, noise, 3) for machine in machines])
+machine = elsjax.ScoreMachine("bbels", images, window=3, mesh=mesh)
+exact, indexed = elsjax.sample(machine, noise, 3), elsjax.sample(machine.with_index(1e-9), noise, 3)
+top = machine.without([4]).posterior(noise, 0.5, top=2).top
+np.savez(sys.argv[3], exact=exact, indexed=indexed, image=top.image, weight=top.weight)
 """
 
 
@@ -140,7 +139,7 @@ def test_two_processes(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    outs = [tmp_path / f"{process}.npy" for process in range(2)]
+    outs = [tmp_path / f"{process}.npz" for process in range(2)]
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", TWO_PROCESSES, address, str(process), str(out)],
@@ -154,8 +153,13 @@ def test_two_processes(tmp_path, monkeypatch):
     with jax.enable_x64(True):
         images = np.random.default_rng(0).integers(0, 256, (11, 6, 6, 1), np.uint8)
         machine = elsjax.ScoreMachine("bbels", images, window=3)
-        expected = elsjax.sample(machine, np.random.default_rng(1).standard_normal((3, 6, 6, 1)), 3)
+        noise = np.random.default_rng(1).standard_normal((3, 6, 6, 1))
+        expected = elsjax.sample(machine, noise, 3)
+        top = machine.without([4]).posterior(noise, 0.5, top=2).top
+    assert not (top.image == 4).any()
     for out in outs:
-        exact, near_exact = np.load(out)
-        np.testing.assert_allclose(exact, expected, atol=1e-12)
-        np.testing.assert_allclose(near_exact, expected, atol=1e-8)
+        found = np.load(out)
+        np.testing.assert_allclose(found["exact"], expected, atol=1e-12)
+        np.testing.assert_allclose(found["indexed"], expected, atol=1e-8)
+        np.testing.assert_array_equal(found["image"], top.image)
+        np.testing.assert_allclose(found["weight"], top.weight, atol=1e-12)

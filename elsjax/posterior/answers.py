@@ -105,7 +105,8 @@ class Question:
         mean = state.mean(seen)[..., :size]
         log_weight = jnp.log(seen.weight)
         if "mean" in self.answers:
-            found["mean"] = mean + jnp.resize(origin, (size,))
+            tiled = jnp.resize(origin, (size,))
+            found["mean"] = mean + jnp.broadcast_to(tiled, mean.shape)
         if "log_evidence" in self.answers:
             found["log_evidence"] = (seen.maximum + log_weight)[..., None]
         if "variance" in self.answers:
@@ -141,7 +142,7 @@ def evidence_constant(
       -|x[Ω] - alpha origin|² / 2 sigma² - d/2 log 2 pi sigma².
     """
     variance = (sigma * sigma)[:, None, None]
-    squares = jnp.sum((x - alpha[:, None, None, None] * origin) ** 2, axis=-1)
+    squares = jnp.sum((x - alpha[:, None, None, None] * origin[None, None, None]) ** 2, axis=-1)
     inside = jnp.full(x.shape[1:3], x.shape[3], x.dtype)
     if dictionary.window is None:
         squares = jnp.broadcast_to(squares.sum((1, 2), keepdims=True), squares.shape)
@@ -157,7 +158,7 @@ def evidence_constant(
             jnp.einsum("iy,...yx,jx->...ij", covers[0], array, covers[1], precision="highest")
             for array in (squares, inside)
         )
-    return -squares / (2 * variance) - inside / 2 * jnp.log(2 * jnp.pi * variance)
+    return -squares / (2 * variance) - inside[None] / 2 * jnp.log(2 * jnp.pi * variance)
 
 
 def located(

@@ -6,7 +6,7 @@ Axis names are those of `elsjax.posterior.dictionaries`.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from elsjax.posterior.dictionaries import (
     ImagePart,
@@ -57,7 +57,7 @@ def by_groups(part: WindowPart, grid: Array) -> Array:
     return grid.reshape(tied_rows * tied_columns, num, free_rows * free_columns, size)
 
 
-def by_pixels(part: Part, answers: Float[Array, "g b q v"]) -> Float[Array, "b p v"]:
+def by_pixels(part: Part, answers: Num[Array, "g b q v"]) -> Num[Array, "b p u"]:
     """Answers by groups in the order of the part's pixels; whole images are cut into theirs."""
     batch, size = answers.shape[1], answers.shape[3]
     if isinstance(part, ImagePart):

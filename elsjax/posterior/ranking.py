@@ -74,8 +74,8 @@ def largest(
     if padding:
         logits = jnp.pad(logits, [(0, 0)] * len(shape) + [(0, padding)])
     grouped = logits.reshape(*shape, -1, _GROUP)
-    valid = jnp.arange(size + padding).reshape(-1, _GROUP) < num_valid
-    best = jnp.max(jnp.where(valid, grouped, NO_ENTRY), axis=-1)
+    place = _numbers((*shape, size + padding)).reshape(grouped.shape)
+    best = jnp.max(jnp.where(place < num_valid, grouped, NO_ENTRY), axis=-1)
 
     def step(left: tuple[Array, Array], rank: Array) -> tuple[tuple[Array, Array], Array]:
         """The next largest; `left` is the maxima of what is left, and the places taken."""
@@ -83,16 +83,17 @@ def largest(
         least = (jnp.max(best, axis=-1) - resolution)[..., None]
         group = jnp.argmax(best >= least, axis=-1)[..., None]
         members = jnp.take_along_axis(grouped, group[..., None], axis=-2)[..., 0, :]
-        places = group * _GROUP + jnp.arange(_GROUP)
+        number = _numbers(members.shape)
+        places = group * _GROUP + number
         free = (places < num_valid) & ~(places[..., None] == taken[..., None, :]).any(axis=-1)
         members = jnp.where(free, members, NO_ENTRY)
         inside = jnp.argmax(members >= least, axis=-1)[..., None]
-        chosen = jnp.arange(_GROUP) == inside
+        chosen = number == inside
         logit = jnp.max(jnp.where(chosen, members, NO_ENTRY), axis=-1)
         rest = jnp.max(jnp.where(chosen, NO_ENTRY, members), axis=-1, keepdims=True)
-        best = jnp.where(jnp.arange(best.shape[-1]) == group, rest, best)
-        place = (group * _GROUP + inside).astype(jnp.int32)
-        return (best, jnp.where(jnp.arange(count) == rank, place, taken)), logit
+        best = jnp.where(_numbers(best.shape) == group, rest, best)
+        found = (group * _GROUP + inside).astype(jnp.int32)
+        return (best, jnp.where(_numbers(taken.shape) == rank, found, taken)), logit
 
     # None is taken; of the same devices as the maxima are.
     taken = jnp.broadcast_to(jnp.argmin(best, axis=-1)[..., None] * 0 - 1, (*shape, count))
@@ -138,7 +139,6 @@ def merge_over(found: Largest, axis: str) -> Largest:
 
 def _ranked(found: Largest, count: int) -> Largest:
     """The first `count` of a few logits, ranked: by the number of those before each."""
-    size = found.logit.shape[-1]
 
     def pairs(array: Array) -> tuple[Array, Array]:
         return array[..., :, None], array[..., None, :]
@@ -147,14 +147,20 @@ def _ranked(found: Largest, count: int) -> Largest:
     own, other = pairs(found.logit)
     equal = other <= own + found.resolution[..., None, None]
     level = jnp.max(jnp.where(equal, other, 2 * NO_ENTRY), axis=-1)
-    before = jnp.arange(size)[None, :] < jnp.arange(size)[:, None]
+    own, other = pairs(_numbers(found.logit.shape))
+    before = other < own
     for source in (found.place, found.image, -level):
         own, other = pairs(source)
         before = (other < own) | (other == own) & before
     rank = jnp.sum(before, axis=-1)
-    chosen = rank[..., None, :] == jnp.arange(count)[:, None]
+    chosen = rank[..., None, :] == _numbers((*rank.shape[:-1], count))[..., None]
 
     def pick(array: Array) -> Array:
         return jnp.sum(jnp.where(chosen, array[..., None, :], 0), axis=-1, dtype=array.dtype)
 
     return Largest(pick(found.logit), pick(found.image), pick(found.place), found.resolution)
+
+
+def _numbers(shape: tuple[int, ...]) -> Int[Array, "*q l"]:
+    """0, 1, 2, ... along the last axis."""
+    return lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)

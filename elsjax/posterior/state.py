@@ -136,7 +136,8 @@ def from_logits(
     weight, total = weigh(weights)
     squared_weight = weighted_logit = largest = None
     if entries is not None and (request.effective_number or request.entropy):
-        counted = weights * entries.of_each(logits.shape[-1])
+        counts = entries.of_each(logits.shape[-1])
+        counted = weights * jnp.broadcast_to(counts, weights.shape)
         if request.effective_number:
             squared_weight = jnp.sum(counted * weights, axis=-1)
         if request.entropy:

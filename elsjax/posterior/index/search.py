@@ -91,7 +91,7 @@ def pays(part: Part, num_images: int) -> TypeGuard[WindowPart]:
     Returns:
       True if this search is faster than the dense kernel.
     """
-    if not isinstance(part, WindowPart) or part.rows.tied or part.columns.tied:
+    if not isinstance(part, WindowPart) or not part.free:
         return False
     patches = num_images * part.keys_per_image
     if part.key_size > _MOST_ENTRIES or patches * part.key_size > MOST_BYTES:
@@ -150,13 +150,13 @@ def posterior_mean(
 
 def _windows(part: WindowPart, x: Float[Array, "b h w c"]) -> Float[Array, "r d"]:
     """The windows around a part's pixels, image by image."""
-    windows = part.windows(x)[0]
+    windows = layout.windows(part, x)[0]
     return windows.reshape(-1, windows.shape[2])
 
 
 def _per_pixel(part: WindowPart, values: Float[Array, "r c"], batch: int) -> Float[Array, "b p c"]:
     """What belongs to each window, at the part's pixels."""
-    return part.paint(values.reshape(1, batch, -1, values.shape[1]))
+    return layout.by_pixels(part, values.reshape(1, batch, -1, values.shape[1]))
 
 
 def search(

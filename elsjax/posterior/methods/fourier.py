@@ -70,9 +70,8 @@ class Fourier(Method):
         # logits[r, n, i, j]: query r against image n rolled by (i, j).
         logits = inverse(products.reshape(rows * num, *products.shape[2:]))
         norms = jnp.sum(block.images * block.images, axis=(1, 2, 3))
-        logits = (logits + queries[0, :, -1, None, None] * norms[None, :, None]).reshape(
-            1, rows, -1
-        )
+        of_norms = queries[0, :, -1, None, None] * norms[None, :, None]
+        logits = (logits.reshape(rows, num, -1) + of_norms).reshape(1, rows, -1)
         spectra = forward(request.values(block.images))
 
         def weigh(weights: Array) -> tuple[Array, Array]:

@@ -135,7 +135,7 @@ class Method(abc.ABC):
           The state, of shape [g, r].
         """
 
-    def by_pixels(self, answers: Float[Array, "g b q v"]) -> Float[Array, "b p v"]:
+    def by_pixels(self, answers: Num[Array, "g b q v"]) -> Num[Array, "b p u"]:
         """Answers in the order of the part's pixels."""
         return patches.by_pixels(self.part, answers)
 

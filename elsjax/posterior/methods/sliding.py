@@ -13,7 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from elsjax.posterior import patches, state
 from elsjax.posterior.dictionaries import Part, Runs, WindowPart
@@ -154,7 +154,7 @@ class Sliding(Method):
         keys = jnp.concatenate([keys, jnp.sum(keys * keys, axis=-1, keepdims=True)], axis=-1)
         return keys.swapaxes(0, 1).reshape(keys.shape[1], -1, keys.shape[-1])
 
-    def by_pixels(self, answers: Float[Array, "y b x v"]) -> Float[Array, "b p v"]:
+    def by_pixels(self, answers: Num[Array, "y b x v"]) -> Num[Array, "b p u"]:
         """See `Method.by_pixels`."""
         batch, size = answers.shape[1], answers.shape[3]
         return answers.swapaxes(0, 1).reshape(batch, -1, size)
