@@ -122,26 +122,26 @@ def check_mesh(mesh: jax.sharding.Mesh) -> None:
         )
 
 
-def deal(images: np.ndarray, hands: int) -> np.ndarray:
-    """Images in the order in which equal parts of it are every `hands`-th image.
+def interleave(images: np.ndarray, num_shards: int) -> np.ndarray:
+    """Images in the order in which each shard, an equal part of it, is every num_shards-th image.
 
-    Part d is images d, d + hands, d + 2 hands, ...; so every range of images is shared evenly. The
-    last image fills up the parts that are one short; see `range_of_hand` for how it is left out.
+    Shard d is images d, d + num_shards, d + 2 num_shards, ...; so every range of images is shared
+    evenly. The last image fills up the shards that are one short; `shard_range` leaves it out.
 
     Args:
       images: [N, ...].
-      hands: number of parts.
+      num_shards: number of shards.
 
     Returns:
-      [N rounded up to a multiple of hands, ...].
+      [N rounded up to a multiple of num_shards, ...].
     """
-    padding = -len(images) % hands
+    padding = -len(images) % num_shards
     padded = np.concatenate([images, images[-1:].repeat(padding, axis=0)]) if padding else images
-    return padded.reshape(-1, hands, *images.shape[1:]).swapaxes(0, 1).reshape(padded.shape)
+    return padded.reshape(-1, num_shards, *images.shape[1:]).swapaxes(0, 1).reshape(padded.shape)
 
 
-def range_of_hand(
-    start: jax.Array | int, stop: jax.Array | int, hand: jax.Array | int, hands: int
+def shard_range(
+    start: jax.Array | int, stop: jax.Array | int, shard: jax.Array | int, num_shards: int
 ) -> tuple[jax.Array | int, jax.Array | int]:
-    """Which images [start, stop) of part `hand` are images [start, stop) of all."""
-    return -((hand - start) // hands), -((hand - stop) // hands)
+    """Which images [start, stop) of a shard are images [start, stop) of all; see `interleave`."""
+    return -((shard - start) // num_shards), -((shard - stop) // num_shards)

@@ -10,7 +10,7 @@ import pytest
 from environment import FAST
 
 import elsjax
-from elsjax.parallel import deal, range_of_hand
+from elsjax.parallel import interleave, shard_range
 
 MIXED = np.array([0, 2, 2, 1, 0])
 MESHES = {(2, 1): [1], (4, 1): [None, MIXED], (2, 2): [None, 1, MIXED]}
@@ -86,15 +86,15 @@ def test_images_are_split_between_devices():
 
 
 @pytest.mark.parametrize("count", [1, 5, 8])
-@pytest.mark.parametrize("hands", [1, 2, 3, 4])
-def test_dealing(count, hands):
-    dealt = deal(np.arange(count), hands).reshape(hands, -1)
+@pytest.mark.parametrize("num_shards", [1, 2, 3, 4])
+def test_interleaving(count, num_shards):
+    interleaved = interleave(np.arange(count), num_shards).reshape(num_shards, -1)
     for start in range(count + 1):
         for stop in range(start, count + 1):
             taken = []
-            for hand in range(hands):
-                first, last = range_of_hand(start, stop, hand, hands)
-                taken.append(list(dealt[hand, first:last]))
+            for shard in range(num_shards):
+                first, last = shard_range(start, stop, shard, num_shards)
+                taken.append(list(interleaved[shard, first:last]))
             assert sorted(itertools.chain(*taken)) == list(range(start, stop))
             lengths = [len(images) for images in taken]
             assert max(lengths) - min(lengths) <= 1

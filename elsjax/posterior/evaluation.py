@@ -235,7 +235,7 @@ def share(training_set: TrainingSet, ranges: Int[Array, "2"] | None) -> Share:
             first = jnp.minimum(start + shard * span, stop)
             start, stop = first, jnp.minimum(first + span, stop)
         else:
-            start, stop = parallel.range_of_hand(start, stop, shard, shards)
+            start, stop = parallel.shard_range(start, stop, shard, shards)
     return Share(
         training_set.pixels, training_set.numbers, start, stop, span, count, mesh is not None
     )

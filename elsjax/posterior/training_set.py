@@ -90,7 +90,7 @@ class TrainingSet:
                 return jnp.asarray(array)
             if replicated:
                 return jax.device_put(array, jax.NamedSharding(mesh, jax.P()))
-            array = parallel.deal(array, mesh.shape[parallel.DATA])
+            array = parallel.interleave(array, mesh.shape[parallel.DATA])
             return jax.device_put(array, jax.NamedSharding(mesh, jax.P(parallel.DATA)))
 
         placed = place(pixels)

@@ -90,7 +90,7 @@ def spread(index: PatchIndex, mesh: jax.sharding.Mesh) -> PatchIndex:
         values = np.asarray(array)
         if spec:
             empty = np.zeros((padding, *values.shape[1:]), values.dtype)
-            values = parallel.deal(np.concatenate([values, empty]), shards)
+            values = parallel.interleave(np.concatenate([values, empty]), shards)
         return jax.device_put(values, jax.NamedSharding(mesh, spec))
 
     return jax.tree.map(place, index, partition_specs())
