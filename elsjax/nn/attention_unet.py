@@ -10,10 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from elsjax import checks
+from elsjax.nn.encoder_decoder import EncoderDecoder, Shift
 from elsjax.nn.layers import PRECISION, Padding, conv, group_norm, linear
 from elsjax.nn.network import Prediction
-from elsjax.nn.unet import Shift, UNet
-from elsjax.process.schedules import Schedule
 
 
 class SelfAttention(nnx.Module):
@@ -106,8 +105,8 @@ class AttentionBlock(nnx.Module):
         return x if self.attention is None else self.attention(x)
 
 
-class AttentionUNet(UNet):
-    """A `UNet` of residual blocks with group normalisation, and self-attention at some resolutions.
+class AttentionUNet(EncoderDecoder):
+    """The UNet of residual blocks with group normalisation, and self-attention at some resolutions.
 
     Attention and normalisation both reach over the whole image, whatever the padding. Attention
     has no positions: with circular padding the network commutes with the shifts of a `UNet`.
@@ -123,14 +122,10 @@ class AttentionUNet(UNet):
         network without attention, to tell what attention adds.
       num_heads: heads of the attention; divides the widths that have attention.
       embedding_width: length of the embedding, even, at least 4.
-      padding: "zeros" or "circular".
-      num_classes: number of classes to condition on; None for an unconditional network.
-      kernel_size: odd side of the kernels on the way down; on the way up it is 3.
-      last_kernel_size: odd side of the last kernel.
       prediction: what the output is: "noise", "velocity" or "x0"; see `elsjax.nn.network`.
-      schedule: noise schedule of the process; `CosineSchedule()` by default.
-      dtype: of the weights; float32 by default, float64 under `jax_enable_x64`.
       rngs: keys for the weights, `flax.nnx.Rngs(seed)`.
+      settings: those of all networks, such as padding and num_classes; see `Network`. kernel_size
+        is that of the way down; on the way up it is 3.
 
     Raises:
       ValueError: if an argument is not as described.
@@ -144,49 +139,27 @@ class AttentionUNet(UNet):
         attention_levels: Sequence[int] = (1,),
         num_heads: int = 1,
         embedding_width: int = 256,
-        padding: Padding = "zeros",
-        num_classes: int | None = None,
-        kernel_size: int = 3,
-        last_kernel_size: int = 3,
         prediction: Prediction = "velocity",
-        schedule: Schedule | None = None,
-        dtype: Any = None,
         rngs: nnx.Rngs,
+        **settings: Any,
     ) -> None:
         widths = checks.positive_ints("widths", widths)
-        num_heads = checks.positive_int("num_heads", num_heads)
-        levels = tuple(attention_levels) if isinstance(attention_levels, Iterable) else None
-        if (
-            levels is None
-            or len(levels) > len(widths)
-            or not all(level in range(len(widths)) for level in levels)
-        ):
-            raise ValueError(
-                f"attention_levels={attention_levels!r} must be some of 0 to {len(widths) - 1}"
-            )
-        levels = tuple(
-            checks.integer("attention_levels", level, 0, len(widths)) for level in levels
-        )
-        for level in levels:
+        self.attention_levels = _checked_levels(attention_levels, len(widths))
+        self.num_heads = checks.positive_int("num_heads", num_heads)
+        for level in self.attention_levels:
             if widths[level] % num_heads:
                 raise ValueError(f"num_heads={num_heads} must divide the width {widths[level]}")
-        self.attention_levels = levels
-        self.num_heads = num_heads
         super().__init__(
             image_shape,
             widths=widths,
             embedding_width=embedding_width,
-            padding=padding,
-            num_classes=num_classes,
-            kernel_size=kernel_size,
-            last_kernel_size=last_kernel_size,
             prediction=prediction,
-            schedule=schedule,
-            dtype=dtype,
             rngs=rngs,
+            **settings,
         )
 
-    def _block(self, level: int, inputs: int, kernel_size: int, rngs: nnx.Rngs) -> nnx.Module:
+    def block(self, level: int, inputs: int, kernel_size: int, rngs: nnx.Rngs) -> AttentionBlock:
+        """A residual block, with attention or not; arguments as `EncoderDecoder` has them."""
         return AttentionBlock(
             inputs,
             self.widths[level],
@@ -202,6 +175,20 @@ class AttentionUNet(UNet):
     def receptive_field(self) -> int:
         """The window that holds the whole image from any of its pixels, `2 max(H, W) - 1`."""
         return 2 * max(self.image_shape[:2]) - 1
+
+
+def _checked_levels(attention_levels: Any, num_levels: int) -> tuple[int, ...]:
+    """The levels; raises ValueError unless they are some of those that there are."""
+    levels = tuple(attention_levels) if isinstance(attention_levels, Iterable) else None
+    if (
+        levels is None
+        or len(levels) > num_levels
+        or not all(level in range(num_levels) for level in levels)
+    ):
+        raise ValueError(
+            f"attention_levels={attention_levels!r} must be some of 0 to {num_levels - 1}"
+        )
+    return tuple(checks.integer("attention_levels", level, 0, num_levels) for level in levels)
 
 
 def _num_groups(channels: int) -> int:

@@ -46,16 +46,26 @@ def network_config(network: Network) -> dict[str, Any]:
     schedule = network.schedule
     checks.one_of("schedule", type(schedule).__name__, _SCHEDULES)
     config: dict[str, Any] = {"kind": kind}
-    for name in inspect.signature(type(network).__init__).parameters:
-        if name not in ("self", "rngs"):
-            value = getattr(network, name)
-            config[name] = list(value) if isinstance(value, tuple) else value
+    for name in _arguments(type(network)):
+        value = getattr(network, name)
+        config[name] = list(value) if isinstance(value, tuple) else value
     config["dtype"] = network.dtype.name
     config["schedule"] = {
         "kind": type(schedule).__name__,
         **dataclasses.asdict(schedule),  # type: ignore[call-overload]
     }
     return config
+
+
+def _arguments(kind: type[Network]) -> list[str]:
+    """Names of the arguments of a constructor, those that it passes on to its bases included."""
+    names: dict[str, None] = {}
+    for base in kind.__mro__:
+        if issubclass(base, Network):
+            for parameter in inspect.signature(base.__init__).parameters.values():
+                if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                    names[parameter.name] = None
+    return [name for name in names if name not in ("self", "rngs")]
 
 
 def network_from_config(config: Mapping[str, Any], rngs: nnx.Rngs) -> Network:

@@ -20,7 +20,6 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from elsjax import checks
-from elsjax.nn.embedding import Embedding
 from elsjax.nn.layers import PADDINGS, Padding
 from elsjax.process.denoisers import LEAST_SIGNAL, Denoiser, per_image, x0_from_noise
 from elsjax.process.schedules import CosineSchedule, Schedule
@@ -38,26 +37,39 @@ class Network(nnx.Module, Denoiser):
     A network runs on images of any size that its pooling divides; `image_shape` is the size that
     it is meant for. A conditional network needs a label, any other refuses one.
 
-    Attributes:
-      image_shape: (height, width, channels) of the images it is meant for.
-      schedule: noise schedule of the process the images come from.
-      padding: "zeros" or "circular", in every convolution.
-      num_classes: number of classes, or None for an unconditional network.
-      prediction: what its output is, "noise", "velocity" or "x0".
-      dtype: of the weights.
+    Its arguments are the settings of all networks: every network's constructor takes them. Each is
+    kept as an attribute of its name. A new network is a subclass that defines `__call__` and
+    `receptive_field`, and `pooling` if it pools. Its constructor passes the settings on to this
+    one, and keeps its own arguments as attributes too.
+
+    Args:
+      image_shape: (height, width, channels) of the images it is meant for; sides are multiples of
+        `pooling`.
+      padding: padding of every convolution, "zeros" or "circular".
+      num_classes: number of classes to condition on; None for an unconditional network.
+      kernel_size: odd side of the kernels.
+      last_kernel_size: odd side of the last kernel.
+      prediction: what the output is: "noise", "velocity" or "x0"; see `elsjax.nn.network`.
+      schedule: noise schedule of the process; `CosineSchedule()` by default.
+      dtype: of the weights; float32 by default, float64 under `jax_enable_x64`.
+      rngs: keys for the weights, `flax.nnx.Rngs(seed)`.
+
+    Raises:
+      ValueError: if an argument is not as described.
     """
 
     def __init__(
         self,
         image_shape: tuple[int, int, int],
-        padding: Padding,
-        num_classes: int | None,
-        embedding_width: int,
-        schedule: Schedule | None,
-        dtype: Any,
-        rngs: nnx.Rngs,
         *,
-        prediction: Prediction,
+        padding: Padding = "zeros",
+        num_classes: int | None = None,
+        kernel_size: int = 3,
+        last_kernel_size: int = 3,
+        prediction: Prediction = "noise",
+        schedule: Schedule | None = None,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
     ) -> None:
         checks.instance("rngs", rngs, nnx.Rngs, "flax.nnx.Rngs(0)")
         self.image_shape = checks.image_shape("image_shape", image_shape)
@@ -67,17 +79,15 @@ class Network(nnx.Module, Denoiser):
         self.num_classes = (
             None if num_classes is None else checks.positive_int("num_classes", num_classes)
         )
+        self.kernel_size = checks.odd_int("kernel_size", kernel_size)
+        self.last_kernel_size = checks.odd_int("last_kernel_size", last_kernel_size)
         checks.one_of("prediction", prediction, get_args(Prediction))
         self.prediction: Prediction = prediction
         # From the noise alone x_0 is had by a division by alpha.
         self.least_alpha = LEAST_SIGNAL if prediction == "noise" else 0.0
-        embedding_width = checks.positive_int("embedding_width", embedding_width)
-        if embedding_width % 2 or embedding_width < 4:
-            raise ValueError(f"embedding_width={embedding_width} must be even and at least 4")
         self.schedule = CosineSchedule() if schedule is None else schedule
         checks.instance("schedule", self.schedule, Schedule, "CosineSchedule()")
         self.dtype = checks.floating_dtype("dtype", dtype)
-        self.embedding = Embedding(embedding_width, self.num_classes, dtype=self.dtype, rngs=rngs)
 
     @abc.abstractmethod
     def __call__(

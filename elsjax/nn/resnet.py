@@ -6,9 +6,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from elsjax import checks
-from elsjax.nn.layers import Padding, conv, group_norm, linear, per_pixel
-from elsjax.nn.network import Network, Prediction
-from elsjax.process.schedules import Schedule
+from elsjax.nn.embedding import Embedding
+from elsjax.nn.layers import conv, group_norm, linear, per_pixel
+from elsjax.nn.network import Network
 
 
 class TimeShift(nnx.Module):
@@ -46,17 +46,10 @@ class ResNet(Network):
       image_shape: (height, width, channels) of the images.
       width: channels of h, and length of the embedding; divisible by 8.
       num_layers: number of residual layers.
-      padding: "zeros" or "circular".
-      num_classes: number of classes to condition on; None for an unconditional network.
-      kernel_size: odd side of the kernels.
-      last_kernel_size: odd side of the last kernel.
       normalized: group normalisation, 8 groups, after each layer's convolution and before the last.
       last_shift: shift h before the last convolution; without, h is doubled there.
-      prediction: what the output is: "noise", as published, "velocity" or "x0"; see
-        `elsjax.nn.network`.
-      schedule: noise schedule of the process; `CosineSchedule()` by default.
-      dtype: of the weights; float32 by default, float64 under `jax_enable_x64`.
       rngs: keys for the weights, `flax.nnx.Rngs(seed)`.
+      settings: those of all networks, such as padding and num_classes; see `Network`.
 
     Raises:
       ValueError: if an argument is not as described.
@@ -68,42 +61,31 @@ class ResNet(Network):
         *,
         width: int = 256,
         num_layers: int = 6,
-        padding: Padding = "zeros",
-        num_classes: int | None = None,
-        kernel_size: int = 3,
-        last_kernel_size: int = 3,
         normalized: bool = False,
         last_shift: bool = True,
-        prediction: Prediction = "noise",
-        schedule: Schedule | None = None,
-        dtype: Any = None,
         rngs: nnx.Rngs,
+        **settings: Any,
     ) -> None:
         width = checks.positive_int("width", width)
         if width % 8:
             raise ValueError(f"width={width} must be divisible by 8, the groups of its embedding")
         num_layers = checks.positive_int("num_layers", num_layers)
-        kernel_size = checks.odd_int("kernel_size", kernel_size)
-        last_kernel_size = checks.odd_int("last_kernel_size", last_kernel_size)
-        super().__init__(
-            image_shape, padding, num_classes, width, schedule, dtype, rngs, prediction=prediction
-        )
+        super().__init__(image_shape, rngs=rngs, **settings)
         self.width = width
         self.num_layers = num_layers
-        self.kernel_size = kernel_size
-        self.last_kernel_size = last_kernel_size
         self.normalized = normalized
         self.last_shift = last_shift
         channels = self.image_shape[2]
         common: dict[str, Any] = {"dtype": self.dtype, "rngs": rngs}
-        self.first = conv(channels, width, kernel_size, padding, **common)
+        self.embedding = Embedding(width, self.num_classes, **common)
+        self.first = conv(channels, width, self.kernel_size, self.padding, **common)
         self.shifts = nnx.List(TimeShift(width, **common) for _ in range(num_layers + last_shift))
         self.convs = nnx.List(
-            conv(width, width, kernel_size, padding, **common) for _ in range(num_layers)
+            conv(width, width, self.kernel_size, self.padding, **common) for _ in range(num_layers)
         )
         norms = (group_norm(width, 8, **common) for _ in range(num_layers + 1))
         self.norms = nnx.List(norms) if normalized else None
-        self.last = conv(width, channels, last_kernel_size, padding, **common)
+        self.last = conv(width, channels, self.last_kernel_size, self.padding, **common)
 
     def __call__(
         self,
