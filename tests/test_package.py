@@ -69,7 +69,7 @@ def test_public_names_are_documented(name):
     assert faults(PUBLIC[name]) == []
 
 
-def test_what_is_left_out_of_documentation_is_found():
+def test_what_is_left_out_of_the_documentation_of_a_function_is_found():
     def nothing(x):
         return x
 
@@ -94,6 +94,13 @@ def test_what_is_left_out_of_documentation_is_found():
         """
         return one_line(x, size)
 
+    assert faults(nothing) == ["no docstring"]
+    missing = ["nothing of x", "nothing of size", "no Returns", "no Raises", "no shapes"]
+    assert faults(one_line) == missing
+    assert faults(complete) == []
+
+
+def test_what_is_left_out_of_the_documentation_of_a_class_is_found():
     class Undocumented:
         def __init__(self, size):
             self.size = size
@@ -115,10 +122,6 @@ def test_what_is_left_out_of_documentation_is_found():
         first: int
         second: int
 
-    assert faults(nothing) == ["no docstring"]
-    missing = ["nothing of x", "nothing of size", "no Returns", "no Raises", "no shapes"]
-    assert faults(one_line) == missing
-    assert faults(complete) == []
     missing = ["no docstring", "nothing of size", "measure: no docstring", "side: no docstring"]
     assert faults(Undocumented) == missing
     assert faults(Pair) == ["nothing of second"]

@@ -80,8 +80,7 @@ def load_dataset(
     """Loads a data set into memory.
 
     TFDS data sets are decoded once and then cached, below ELSJAX_CACHE_DIR or in the user's cache
-    directory. CelebA at its native size takes 19 GB: give image_size or
-    limit.
+    directory. CelebA at its native size takes 19 GB: give image_size or limit.
 
     Args:
       name: "mnist5k" (embedded: 500 images of each digit), a TFDS data set ("mnist",
@@ -116,37 +115,23 @@ def load_dataset(
     if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str):
         raise ValueError(f"name={name!r} must be a name or a path")
     name = os.fspath(name)
-    if name in tfds_source.SOURCES:
-        arrays = tfds_source.load(
-            name,
-            split,
-            tfds_source.resolve_data_dir(data_dir),
-            limit=limit,
-            image_size=image_size,
-            progress=progress,
-        )
-        return Dataset(name, split, *arrays)
-
     path = Path(os.path.expanduser(name))
-    kind = path.suffix.lower()
-    if name == "mnist5k":
+    if name in tfds_source.SOURCES:
+        directory = tfds_source.resolve_data_dir(data_dir)
+        arrays = tfds_source.load(
+            name, split, directory, limit=limit, image_size=image_size, progress=progress
+        )
+    elif name == "mnist5k":
         checks.one_of("split", split, ("train",))
         arrays = _read_mnist5k(limit, image_size)
     elif name and os.path.isdir(path):
         arrays = image_files.read_folder(
             path, split, limit, image_size, skip_unreadable=skip_unreadable, progress=progress
         )
-    elif kind in (".npz", ".npy"):
+    elif path.suffix.lower() in (".npz", ".npy"):
         arrays = archives.read_archive(path, split, limit, image_size)
     else:
-        found = "is a file of another kind" if name and os.path.isfile(path) else "is not known"
-        if found != "is not known" and kind in image_files.IMAGE_SUFFIXES:
-            found = "is a single image"
-        known = ", ".join(["mnist5k", *tfds_source.SOURCES])
-        raise ValueError(
-            f"name={name!r} {found}; expected one of {known}, or the path of a folder of images, "
-            "of an .npz archive or of an .npy file"
-        )
+        raise ValueError(_unknown(name, path))
     return Dataset(name, split, *arrays)
 
 
@@ -184,6 +169,19 @@ def available_datasets(
             )
         )
     return summaries
+
+
+def _unknown(name: str, path: Path) -> str:
+    """Why a name is no data set."""
+    found = "is not known"
+    if name and os.path.isfile(path):
+        image = path.suffix.lower() in image_files.IMAGE_SUFFIXES
+        found = "is a single image" if image else "is a file of another kind"
+    known = ", ".join(["mnist5k", *tfds_source.SOURCES])
+    return (
+        f"name={name!r} {found}; expected one of {known}, or the path of a folder of images, "
+        "of an .npz archive or of an .npy file"
+    )
 
 
 def _read_mnist5k(limit: int | None, image_size: int | None) -> Arrays:

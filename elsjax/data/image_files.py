@@ -153,11 +153,39 @@ def read_folder(
     """
     where = printable(path)
     files, labels, label_names, left_out = _list_split(path, split)
-    wanted = number_to_load(limit, len(files), where)
+    count = number_to_load(limit, len(files), where)
+    images, unreadable = _read_images(
+        files, _evenly(labels, len(files)), count, image_size, skip_unreadable, progress
+    )
+    if not images:
+        raise ValueError(f"{where} holds no readable image")
+    number_to_load(limit, len(images), f"{where} that can be read")
+    _warn_of_left_out(path, left_out, unreadable)
+    loaded = sorted(images)
+    if labels is not None and label_names is not None:
+        labels = labels[loaded]
+        if limit is not None:
+            _warn_of_missing_classes(where, limit, labels, label_names)
+    channels = max(image.shape[-1] for image in images.values())
+    pixels = np.stack(
+        [np.broadcast_to(images[i], (*images[i].shape[:2], channels)) for i in loaded]
+    )
+    return pixels, labels, label_names
+
+
+def _read_images(
+    files: list[Path],
+    order: list[int],
+    count: int,
+    image_size: int | None,
+    skip_unreadable: bool,
+    progress: Progress | None,
+) -> tuple[dict[int, UInt8[np.ndarray, "h w c"]], list[Path]]:
+    """The first images of an order that can be read, by their numbers; and unreadable files."""
     images: dict[int, np.ndarray] = {}
     unreadable = []
-    for index in _evenly(labels, len(files)):
-        if len(images) == wanted:
+    for index in order:
+        if len(images) == count:
             break
         try:
             image = _read_image(files[index])
@@ -175,26 +203,8 @@ def read_folder(
             _check_same_size(files, images, index, image)
         images[index] = image
         if progress is not None:
-            progress(len(images), wanted)
-    if not images:
-        raise ValueError(f"{where} holds no readable image")
-    number_to_load(limit, len(images), f"{where} that can be read")
-    _warn_of_left_out(path, left_out, unreadable)
-    loaded = sorted(images)
-    if labels is not None and label_names is not None:
-        labels = labels[loaded]
-        missing = sorted({*range(len(label_names))}.difference(labels.tolist()))
-        if limit is not None and missing:
-            names = _some(label_names[index] for index in missing)
-            checks.warn(
-                f"{where}: no image of {len(missing)} of the {len(label_names)} classes is among "
-                f"the limit={limit} that are loaded: {names}"
-            )
-    channels = max(image.shape[-1] for image in images.values())
-    pixels = np.stack(
-        [np.broadcast_to(images[i], (*images[i].shape[:2], channels)) for i in loaded]
-    )
-    return pixels, labels, label_names
+            progress(len(images), count)
+    return images, unreadable
 
 
 def _evenly(labels: Int32[np.ndarray, " n"] | None, count: int) -> list[int]:
@@ -225,6 +235,18 @@ def _warn_of_left_out(path: Path, left_out: list[Path], unreadable: list[Path]) 
             parts.append(f"{len(group)} {kind} ({names})")
     if parts:
         checks.warn(f"{printable(path)}: left out: {'; '.join(parts)}")
+
+
+def _warn_of_missing_classes(
+    where: str, limit: int, labels: Int32[np.ndarray, " n"], label_names: tuple[str, ...]
+) -> None:
+    missing = sorted({*range(len(label_names))}.difference(labels.tolist()))
+    if missing:
+        names = _some(label_names[index] for index in missing)
+        checks.warn(
+            f"{where}: no image of {len(missing)} of the {len(label_names)} classes is among "
+            f"the limit={limit} that are loaded: {names}"
+        )
 
 
 def _some(names: Iterable[object]) -> str:

@@ -79,7 +79,7 @@ def from_torch_state_dict(
       ValueError: if the configuration is not a published one, or a tensor is missing, unexpected,
         of another shape than the configuration asks for, or not finite.
     """
-    given = _checked(config)
+    given = _checked_config(config)
     tensors = _arrays(state_dict, given)
     if given.get("num_layers", 0) > len(tensors):  # each is made below, before the tensors are met
         raise ValueError(f"config['num_layers']={given['num_layers']}: state_dict has fewer")
@@ -87,23 +87,10 @@ def from_torch_state_dict(
     checks.positive_int("image_size", side)
     # Abstract: the network without weights, each of which is then set below.
     network = nnx.eval_shape(lambda: _build(given, side))
-    if isinstance(network, ResNet):
-        layers, batch_norms = dict(_resnet_layers(network)), {}
-    else:
-        layers, batch_norms = dict(_unet_layers(network, given)), _batch_norms(network, given)
-    expected = {
-        f"{name}.{key}": (variable, axes)
-        for name, layer in layers.items()
-        for key, variable, axes in _tensors(layer)
-    }
-    shapes = {
-        name: [variable.shape[axes.index(axis)] for axis in range(len(axes))]
-        for name, (variable, axes) in expected.items()
-    }
-    for norm, channels in batch_norms.items():
+    expected, batch_norms = _expected(network, given)
+    for norm in batch_norms:
         tensors.pop(f"{norm}.num_batches_tracked", None)
-        shapes |= {f"{norm}.{key}": [channels] for key in _BATCH_NORM}
-    _check(tensors, shapes)
+    _check(tensors, _shapes(expected, batch_norms))
     for norm in batch_norms:
         _fold(tensors, norm, len(given["fsizes"]) - 1)
     for name, (variable, axes) in expected.items():
@@ -114,7 +101,39 @@ def from_torch_state_dict(
     return network
 
 
-def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
+def _expected(
+    network: ResNet | UNet, given: Mapping[str, Any]
+) -> tuple[dict[str, tuple[Any, tuple[int, ...]]], dict[str, int]]:
+    """Variables by PyTorch's names, with how to order its axes; channels of batch normalisations.
+
+    The latter have no variables here.
+    """
+    if isinstance(network, ResNet):
+        layers, batch_norms = dict(_resnet_layers(network)), {}
+    else:
+        layers, batch_norms = dict(_unet_layers(network, given)), _batch_norms(network, given)
+    variables = {
+        f"{name}.{key}": (variable, axes)
+        for name, layer in layers.items()
+        for key, variable, axes in _tensors(layer)
+    }
+    return variables, batch_norms
+
+
+def _shapes(
+    expected: Mapping[str, tuple[Any, tuple[int, ...]]], batch_norms: Mapping[str, int]
+) -> dict[str, list[int]]:
+    """The shapes of all tensors, in PyTorch's order of axes."""
+    shapes = {
+        name: [variable.shape[axes.index(axis)] for axis in range(len(axes))]
+        for name, (variable, axes) in expected.items()
+    }
+    for norm, channels in batch_norms.items():
+        shapes |= {f"{norm}.{key}": [channels] for key in _BATCH_NORM}
+    return shapes
+
+
+def _checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with its defaults, all of the right types."""
     if not isinstance(config, Mapping):
         raise ValueError(f"config={config!r} must be a dict")

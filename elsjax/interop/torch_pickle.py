@@ -161,21 +161,36 @@ class _Machine:
         return self._stack.pop()
 
     def _step(self, opcode: str, argument: Any) -> None:
-        push, pop = self._stack.append, self._stack.pop
         match opcode:
             case "PROTO" | "FRAME" | "STOP":
                 pass
             case opcode if opcode in _LITERALS:
-                push(argument)
+                self._stack.append(argument)
             case opcode if opcode in _CONSTANTS:
-                push(_CONSTANTS[opcode])
-            case "EMPTY_LIST" | "EMPTY_SET":  # the elements of sets are not looked at
-                push([])
-            case "EMPTY_DICT":
-                push({})
+                self._stack.append(_CONSTANTS[opcode])
             case "MARK":
                 self._below.append(self._stack)
                 self._stack = []
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = self._stack[-1]
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = self._stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                self._stack.append(self._memo[argument])
+            case "GLOBAL" | "INST":
+                self._stack.append(_known(*argument.split(" ", 1)))
+            case _:
+                if not (self._collect(opcode) or self._construct(opcode)):
+                    raise Refused(f"its pickle holds {opcode}, which torch.save does not write")
+
+    def _collect(self, opcode: str) -> bool:
+        """Makes or fills a list, tuple or dict; False if the opcode does something else."""
+        pop = self._stack.pop
+        match opcode:
+            case "EMPTY_LIST" | "EMPTY_SET":  # the elements of sets are not looked at
+                self._stack.append([])
+            case "EMPTY_DICT":
+                self._stack.append({})
             case "LIST" | "FROZENSET":
                 items = self._above_mark()
                 self._stack.append(items)
@@ -186,7 +201,7 @@ class _Machine:
                 items = self._above_mark()
                 self._stack.append(_entries(items))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                push(tuple([pop() for _ in range(int(opcode[-1]))][::-1]))
+                self._stack.append(tuple([pop() for _ in range(int(opcode[-1]))][::-1]))
             case "APPEND":
                 self._extend([pop()])
             case "APPENDS":
@@ -197,14 +212,14 @@ class _Machine:
                 self._update([pop() for _ in range(2)][::-1])
             case "SETITEMS":
                 self._update(self._above_mark())
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                self._memo[argument] = self._stack[-1]
-            case "MEMOIZE":
-                self._memo[len(self._memo)] = self._stack[-1]
-            case "GET" | "BINGET" | "LONG_BINGET":
-                push(self._memo[argument])
-            case "GLOBAL" | "INST":
-                push(_known(*argument.split(" ", 1)))
+            case _:
+                return False
+        return True
+
+    def _construct(self, opcode: str) -> bool:
+        """Makes or fills a stand-in of an object; False if the opcode does something else."""
+        push, pop = self._stack.append, self._stack.pop
+        match opcode:
             case "STACK_GLOBAL":
                 push(_known(*[pop() for _ in range(2)][::-1]))
             case "NEWOBJ" | "NEWOBJ_EX" | "REDUCE":
@@ -217,7 +232,8 @@ class _Machine:
             case "BINPERSID":
                 push(self._storage(pop()))
             case _:
-                raise Refused(f"its pickle holds {opcode}, which torch.save does not write")
+                return False
+        return True
 
     def _above_mark(self) -> list[Any]:
         items, self._stack = self._stack, self._below.pop()
