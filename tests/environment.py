@@ -120,6 +120,14 @@ def small_network(tmp_path_factory) -> str:
     return str(folder / "network.safetensors")
 
 
+@pytest.fixture
+def cache_dir(tmp_path_factory, monkeypatch) -> Path:
+    """Where decoded data sets are cached in a test, for itself alone."""
+    directory = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("ELSJAX_CACHE_DIR", str(directory))
+    return directory / "datasets"
+
+
 @pytest.fixture(scope="session")
 def tfds_dir(tmp_path_factory) -> str:
     """A TFDS directory with a few random images as MNIST, FashionMNIST and CIFAR10."""

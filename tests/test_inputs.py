@@ -8,110 +8,18 @@ import jaxtyping
 import ml_dtypes
 import numpy as np
 import pytest
-from flax import nnx
+from small_inputs import IMAGES, KEY, LABELS, PIXELS, X, known, machine, network, resnet
 
 import elsjax
 from elsjax import pixels
-from elsjax.experiments.calibration import similarities
-from elsjax.nn import AttentionUNet, ResNet, UNet, layers
-from elsjax.nn.embedding import Embedding
 from elsjax.training import loop as training
 
-PIXELS = np.random.default_rng(0).integers(0, 256, (6, 6, 6, 1), np.uint8)
-IMAGES = PIXELS / 127.5 - 1
-LABELS = np.array([0, 0, 1, 1, 2, 2])
-X = np.random.default_rng(1).standard_normal((2, 6, 6, 1)).astype(np.float32)
-KEY = jax.random.key(0)
-
-
-def machine(images=PIXELS, labels=None, **options):
-    return elsjax.ScoreMachine("els", images, labels, **{"window": 3} | options)
-
-
-def resnet(**options):
-    return ResNet((6, 6, 1), **{"width": 8, "num_layers": 1, "rngs": nnx.Rngs(0)} | options)
-
-
-@pytest.fixture(scope="module")
-def known():
-    return machine(labels=LABELS)
-
-
-@pytest.fixture(scope="module")
-def network():
-    return resnet(num_classes=3)
-
-
-def same(found, expected):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(np.asarray(a, np.float64), np.asarray(b, np.float64))
+__all__ = ["known", "network"]  # fixtures
 
 
 def test_annotations_are_enforced():
     with pytest.raises(jaxtyping.TypeCheckError, match="per_image"):
         elsjax.process.denoisers.per_image(jnp.zeros(3, bool))
-
-
-# Draws belong to the seed, not to the precision
-
-
-def of_both_precisions(draw):
-    single = draw()
-    with jax.enable_x64(True):
-        return single, draw()
-
-
-def test_noise_is_the_same_in_both_precisions():
-    single, double = of_both_precisions(lambda: elsjax.initial_noise(KEY, 3, (4, 5, 2)))
-    assert (single.dtype, double.dtype) == (np.float32, np.float64)
-    same(double, single)
-    np.testing.assert_array_equal(
-        single[1], jax.random.normal(jax.random.fold_in(KEY, 1), (4, 5, 2))
-    )
-
-
-def test_noise_of_the_sde_is_the_same_in_both_precisions():
-    keys = elsjax.process.sampling.sample_keys(KEY, 3)
-    levels = elsjax.process.sampling._Levels(
-        jnp.zeros(()), jnp.ones(()), jnp.zeros(()), jnp.ones(())
-    )
-
-    def step():
-        x = jnp.zeros((3, 4, 5, 2), jnp.result_type(float))
-        return elsjax.process.sampling._ancestral(x, x, levels, keys, 2)
-
-    same(*of_both_precisions(step))
-
-
-def test_what_training_draws_is_the_same_in_both_precisions():
-    keys = jax.random.split(KEY, 3)
-    same(*of_both_precisions(lambda: training._draws(keys, (4, 5, 2))))
-    same(*of_both_precisions(lambda: training._order(KEY, 3, 50)))
-
-
-@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
-def test_weights_start_the_same_in_every_precision(dtype):
-    def weights(dtype):
-        options = {"dtype": jnp.dtype(dtype), "rngs": nnx.Rngs(0)}
-        parts = (
-            layers.conv(2, 4, 1, "zeros", **options),
-            layers.linear(2, 4, **options),
-            layers.Upsample(1, 2, **options),
-            Embedding(4, 2, **options),
-        )
-        return [nnx.state(part, nnx.Param) for part in parts]
-
-    single = weights("float32")
-    with jax.enable_x64(True):
-        other = weights(dtype)
-        assert {leaf.dtype.name for leaf in jax.tree.leaves(other)} == {dtype}
-        same(other, jax.tree.map(lambda leaf: leaf.astype(dtype), single))
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32, 1.0, True, "a", None])
-def test_seeds_that_would_depend_on_the_precision(seed):
-    with pytest.raises(ValueError, match=f"seed={seed!r} must be an integer from 0 to 4294967295"):
-        training.TrainingConfig(seed=seed)
 
 
 # Keys
@@ -176,7 +84,10 @@ def test_images_of_another_scale_layout_or_type(images, message):
 )
 def test_a_doubtful_scale_is_told_where_it_was_given(images, message):
     config = training.TrainingConfig(num_steps=1, warmup_steps=0, batch_size=6)
-    for use in (machine, lambda images: training.train(resnet(), images, None, config)):
+    for use in (
+        lambda images: elsjax.ScoreMachine("els", images, window=3),
+        lambda images: training.train(resnet(), images, None, config),
+    ):
         with pytest.warns(UserWarning, match=message) as caught:
             use(images)
         assert [warning.filename for warning in caught] == [__file__]
@@ -383,118 +294,3 @@ def test_times_of_any_real_type(known):
     ):
         np.testing.assert_array_equal(known.denoise(X, t), expected)
     np.testing.assert_array_equal(known.denoise(X, 1), known.denoise(X, np.array([1, 1])))
-
-
-# Other arguments
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        *[
-            ({"window": window}, "window=.* must be an odd positive integer")
-            for window in ("3", 3.0, True, [3, 5], np.array(3))
-        ],
-        *[({"block_size": size}, "block_size=.* must be an int") for size in (True, 2.0, "3")],
-        ({"memory_budget": "1"}, "memory_budget='1' must be"),
-        ({"tolerance": "0.1"}, r"tolerance='0.1' must lie in \(0, 1\)"),
-        ({"tolerance": float("nan")}, "tolerance=nan must lie"),
-        ({"tolerance": True}, "tolerance=True must lie"),
-        ({"wrap_patches": "no"}, "wrap_patches='no' must be True or False"),
-        ({"schedule": elsjax.CosineSchedule}, "schedule=<class .* must be a Schedule, such as"),
-        ({"schedule": "cosine"}, "schedule='cosine' must be a Schedule"),
-        ({"mesh": 2}, "mesh=2 must be a Mesh, such as elsjax.make_mesh"),
-        ({"mesh": jax.make_mesh((2, 2), ("data", "sample"))}, "axis types .*; expected Auto"),
-    ],
-)
-def test_wrong_options_of_a_machine(options, message):
-    with pytest.raises(ValueError, match=message):
-        machine(**options)
-
-
-@pytest.mark.parametrize("kind", [None, 1, ["els"], b"els"])
-def test_kinds_are_names(kind):
-    with pytest.raises(ValueError, match="kind=.* is not known"):
-        elsjax.ScoreMachine(kind, PIXELS, window=3)
-
-
-def test_numbers_of_numpy_are_numbers():
-    one = machine(window=np.int64(3), block_size=np.int32(2), tolerance=np.float32(0.5))
-    assert (type(one.window), type(one.block_size), type(one.tolerance)) == (int, int, float)
-    windows = elsjax.WindowSchedule([np.int8(3), 5])
-    assert windows == elsjax.WindowSchedule((3, 5))
-    assert windows(jnp.float32(1)) == 5
-    assert type(elsjax.CosineSchedule(np.float32(0.008)).offset) is float
-    network = resnet(num_layers=np.int64(1), kernel_size=np.int8(3), num_classes=np.int16(2))
-    assert {type(n) for n in (network.num_layers, network.kernel_size, network.num_classes)} == {
-        int
-    }
-
-
-WRONG = [
-    *[(lambda v=v: elsjax.WindowSchedule(v), "windows=.* sequence") for v in (5, "35", None)],
-    *[(lambda v=v: elsjax.WindowSchedule([v]), r"windows\[0\]=") for v in ("3", 3.0, True)],
-    *[(lambda v=v: elsjax.WindowSchedule((3,))(v), "t=") for v in ("1", None, np.nan, 2, [0.5])],
-    *[(lambda v=v: elsjax.published_windows(v), "name=") for v in (None, 3, ["mnist/unet/zeros"])],
-    *[(lambda v=v: elsjax.CosineSchedule(v), "offset=") for v in ("0", None, np.nan, False)],
-    *[
-        (lambda v=v: elsjax.ExponentialSchedule(v), "horizon=")
-        for v in ("5", np.nan, np.inf, 10**400)
-    ],
-    (lambda: elsjax.LinearBetaSchedule(beta_last="0.1"), "beta_last='0.1' must lie"),
-    (lambda: elsjax.LinearBetaSchedule(num_steps=10.0), "num_steps=10.0 must be"),
-    (lambda: elsjax.make_mesh("2"), "data='2' must be"),
-    (lambda: elsjax.make_mesh(sample=None), "sample=None must be"),
-    (lambda: elsjax.make_mesh(devices="cpu"), "devices='c' must be a Device"),
-    (lambda: elsjax.make_mesh(devices=3), "devices=3 must be a sequence"),
-    (lambda: elsjax.initial_noise(KEY, 2.0, (6, 6, 1)), "num_samples=2.0"),
-    (lambda: elsjax.initial_noise(KEY, True, (6, 6, 1)), "num_samples=True"),
-    *[
-        (lambda v=v: elsjax.initial_noise(KEY, 2, v), "image_shape=")
-        for v in ((6, 6), 6, "661", (6.0, 6, 1))
-    ],
-    (lambda: resnet(rngs=0), "rngs=0 must be a Rngs"),
-    (lambda: resnet(schedule=elsjax.CosineSchedule), "schedule=.* must be a Schedule"),
-    (lambda: resnet(padding=None), "padding=None is not known"),
-    (lambda: resnet(dtype="float99"), "dtype='float99' must be floating point"),
-    (lambda: resnet(dtype="float64"), "dtype=float64 needs jax_enable_x64"),
-    (lambda: resnet(num_classes=True), "num_classes=True must be"),
-    (lambda: ResNet(6, rngs=nnx.Rngs(0)), "image_shape=6 must be"),
-    (lambda: UNet((8, 8, 1), widths=8, rngs=nnx.Rngs(0)), "widths=8 must be a sequence"),
-    (lambda: UNet((8, 8, 1), widths="88", rngs=nnx.Rngs(0)), "widths='88' must be a sequence"),
-    (
-        lambda: AttentionUNet((8, 8, 1), attention_levels=1, rngs=nnx.Rngs(0)),
-        "attention_levels=1 must be some of 0 to",
-    ),
-    (
-        lambda: AttentionUNet((8, 8, 1), attention_levels=(1.0,), rngs=nnx.Rngs(0)),
-        "attention_levels=1.0 must be an integer",
-    ),
-    (lambda: training.TrainingConfig(learning_rate="1e-3"), "learning_rate='1e-3' must lie"),
-    (lambda: training.TrainingConfig(ema_decay=float("nan")), "ema_decay=nan must lie"),
-    (lambda: training.TrainingConfig(warmup_steps=1.5), "warmup_steps=1.5 must be an integer"),
-    (lambda: similarities(machine(), None, (3,), X), "machine=None must be a ScoreMachine"),
-    (lambda: similarities(machine(), machine(), 3, X), "windows=3 must be a sequence"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("make", "message"), WRONG)
-def test_wrong_numbers_and_names(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
-def test_tensors_are_arrays_and_what_fails_to_be_one_is_named():
-    class Broken:
-        def __array__(self, *_, **__):
-            raise RuntimeError("on another device\nsecond line")
-
-    with pytest.raises(ValueError, match="^x, of type Broken, is no array: on another device$"):
-        machine().denoise(Broken(), 0.5)
-
-
-def test_what_is_traced_cannot_be_training_data():
-    with pytest.raises(ValueError, match="images must be values, not traced"):
-        jax.jit(lambda images: machine(images).denoise(X, 0.5))(PIXELS)
-    with pytest.raises(ValueError, match="labels must be values, not traced"):
-        jax.jit(lambda labels: machine(labels=labels).denoise(X, 0.5))(LABELS)

@@ -1,70 +1,26 @@
 import collections
-import io
-import itertools
 import json
 import os
-import pickle
-import re
-import struct
-import sys
-import types
-import zipfile
 
 import jax
 import numpy as np
 import pytest
+from torch_stand_ins import (
+    CONFIGS,
+    Tensor,
+    module,
+    network_of,
+    save,
+    state_dict_of,
+    torch,
+)
 
 import elsjax
 from elsjax import cli
 from elsjax.interop.state_dicts import load_torch_file
 
-CONFIGS = {
-    "resnet": dict(kind="resnet", channels=1, emb_dim=8, mode="zeros", num_layers=2, lastksize=3),
-    "unet": dict(
-        kind="unet", channels=2, fsizes=[4, 8, 8], mode="circular", emb_dim=8, lastksize=1,
-        conditional=True, num_classes=5,
-    ),
-}  # fmt: skip
+__all__ = ["torch"]  # a fixture
 NAMES = ("unet_zeros", "unet_circular_conditional", "resnet_zeros", "resnet_circular_conditional")
-
-
-def state_dict_of(config, seed=0):
-    """Random weights by their published names."""
-    rng = np.random.default_rng(seed)
-    width, channels = config["emb_dim"], config["channels"]
-    shapes = {}
-
-    def layer(name, *shape, bias=None):
-        shapes[f"{name}.weight"] = shape
-        shapes[f"{name}.bias"] = (bias or shape[0],)
-
-    if config.get("conditional"):
-        shapes["embedding.class_embeddings.weight"] = (config["num_classes"], width)
-    last = config["lastksize"]
-    if config["kind"] == "resnet":
-        layer("up_projection", width, channels, 3, 3)
-        for i in range(config["num_layers"] + 1):
-            layer(f"embs.{i}.0", width, width)
-            layer(f"embs.{i}.1", width)
-        for i in range(config["num_layers"]):
-            layer(f"convs.{i}.0", width, width, 3, 3)
-        layer("down_projection", channels, width, last, last)
-    else:
-        sizes = config["fsizes"]
-        blocks = [
-            (f"feature_blocks.{i}", n) for i, n in enumerate(itertools.pairwise([channels, *sizes]))
-        ]
-        blocks[-1] = ("bottleneck", blocks[-1][1])
-        for i, (fine, coarse) in enumerate(reversed(list(itertools.pairwise(sizes)))):
-            blocks.append((f"output_blocks.{i}", (2 * fine, fine)))
-            layer(f"upsamples.{i}", coarse, fine, 2, 2, bias=fine)
-        for name, (inputs, outputs) in blocks:
-            layer(f"{name}.emb.1", inputs, width)
-            layer(f"{name}.model.0", outputs, inputs, 3, 3)
-            layer(f"{name}.model.2", outputs, outputs, 3, 3)
-        layer("last_emb.1", sizes[0], width)
-        layer("output_conv", channels, sizes[0], last, last)
-    return {name: rng.standard_normal(s).astype(np.float32) for name, s in shapes.items()}
 
 
 def published(archive, name):
@@ -179,137 +135,7 @@ def test_weights_must_be_finite():
         elsjax.from_torch_state_dict(CONFIGS["resnet"], state)
 
 
-# Files: written as torch.save writes them, by stand-ins under the names of PyTorch
-
-
-class Storage:
-    def __init__(self, numbers, kind):
-        self.numbers, self.kind = numbers, kind
-
-
-class Tensor:
-    """A tensor that pickles as PyTorch's do; memory order "F" gives unusual strides."""
-
-    def __init__(self, array, kind="FloatStorage", order="C"):
-        self.array = np.asarray(array, order=order)
-        self.kind = kind
-
-    def __reduce__(self):
-        torch = sys.modules["torch"]
-        array = self.array
-        strides = tuple(step // array.itemsize for step in array.strides)
-        storage = Storage(array.ravel(order="K"), getattr(torch, self.kind))
-        arguments = (storage, 0, array.shape, strides, False, collections.OrderedDict())
-        return sys.modules["torch._utils"]._rebuild_tensor_v2, arguments
-
-
-class Parameter(Tensor):
-    def __reduce__(self):
-        data = Tensor.__new__(Tensor)
-        data.array, data.kind = self.array, self.kind
-        arguments = (data, True, collections.OrderedDict())
-        return sys.modules["torch._utils"]._rebuild_parameter, arguments
-
-
-STAND_INS = {
-    # The command line's parser asks a torch that is there for its `device`.
-    "torch": "FloatStorage DoubleStorage HalfStorage LongStorage IntStorage BoolStorage device",
-    "torch._utils": "_rebuild_tensor_v2 _rebuild_parameter",
-    "torch.nn.modules.batchnorm": "BatchNorm2d",
-    "torch.nn.modules.activation": "ReLU",
-    "torch.nn.modules.container": "ModuleList Sequential",
-    "torch.nn.modules.conv": "Conv2d ConvTranspose2d",
-    "torch.nn.modules.linear": "Linear",
-    "torch.nn.modules.normalization": "GroupNorm",
-    "torch.nn.modules.pooling": "MaxPool2d",
-    "torch.nn.modules.sparse": "Embedding",
-    "torch.nn.parallel.data_parallel": "DataParallel",
-    "torch.optim.adamw": "AdamW",
-    "models": "DDIM EmbeddingModule MinimalResNet MinimalUNet UBlock",
-    "utils": "",
-    "utils.noise_schedules": "cosine_noise_schedule",
-}
-
-
-@pytest.fixture
-def torch(monkeypatch):
-    """What a pickle of PyTorch and of the published code refers to, by name only."""
-    found = types.SimpleNamespace()
-    for path, names in STAND_INS.items():
-        module = types.ModuleType(path)
-        monkeypatch.setitem(sys.modules, path, module)
-        for name in names.split():
-            stand_in = type(name, (), {"__module__": path, "__qualname__": name})
-            setattr(module, name, stand_in)
-            setattr(found, name, stand_in)
-    return found
-
-
-def module(cls, parameters=None, children=None, **attributes):
-    made = cls()
-    made.training = True
-    made._parameters = collections.OrderedDict(parameters or {})
-    made._buffers = collections.OrderedDict()
-    made._non_persistent_buffers_set = set()
-    made._forward_hooks = collections.OrderedDict()
-    made._modules = collections.OrderedDict(children or {})
-    vars(made).update(attributes)
-    return made
-
-
-def network_of(torch, config, state):
-    """The pickled form of a published network."""
-    tree = {}
-    for name, tensor in state.items():
-        node = tree
-        *path, leaf = name.split(".")
-        for part in path:
-            node = node.setdefault(part, {})
-        node[leaf] = Parameter(tensor)
-
-    def build(name, node):
-        parameters = {k: v for k, v in node.items() if isinstance(v, Parameter)}
-        children = {k: build(k, v) for k, v in node.items() if isinstance(v, dict)}
-        if not parameters:
-            kinds = {"embedding": torch.EmbeddingModule, "convs": torch.ModuleList}
-            children |= {"relu": module(torch.ReLU, inplace=False)}
-            return module(kinds.get(name, torch.Sequential), children=children)
-        if name == "class_embeddings":
-            return module(torch.Embedding, parameters, num_embeddings=5)
-        ndim = parameters["weight"].array.ndim
-        kind = {1: torch.GroupNorm, 2: torch.Linear, 4: torch.Conv2d}[ndim]
-        return module(kind, parameters, padding="same", padding_mode=config["mode"])
-
-    root = torch.MinimalResNet if config["kind"] == "resnet" else torch.MinimalUNet
-    children = {k: build(k, v) for k, v in tree.items()}
-    attributes = {k: v for k, v in config.items() if k not in ("kind", "mode")}
-    return module(root, children=children, **attributes)
-
-
-def save(path, saved, **changed):
-    """Writes an object as `torch.save` does; `changed` replaces records of the archive."""
-    records = {}
-    stream = io.BytesIO()
-    pickler = pickle.Pickler(stream, protocol=2)
-
-    def persistent_id(thing):
-        if not isinstance(thing, Storage):
-            return None
-        key = str(len(records))
-        records[f"data/{key}"] = thing.numbers.tobytes()
-        return ("storage", thing.kind, key, "cuda:0", thing.numbers.size)
-
-    pickler.persistent_id = persistent_id
-    pickler.dump(saved)
-    records |= {"data.pkl": stream.getvalue(), "version": b"3\n", "byteorder": b"little"}
-    return archive(path, records | {k.replace("_pkl", ".pkl"): v for k, v in changed.items()})
-
-
-def archive(path, records, compression=zipfile.ZIP_STORED):
-    with zipfile.ZipFile(path, "w", compression) as file:
-        for name, content in records.items():
-            file.writestr(f"saved/{name}", content)
-    return path
+# Files
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -372,214 +198,6 @@ def test_kinds_and_orders_of_numbers(tmp_path, torch):
     assert tensors["empty"].shape == (2, 0)
 
 
-# Files that are refused
-
-
-class Call:
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
-def test_more_than_a_network(tmp_path, torch):
-    network = network_of(torch, CONFIGS["resnet"], state_dict_of(CONFIGS["resnet"]))
-    tensor = Tensor(np.ones(2, np.float32))
-
-    def refused(saved, message):
-        with pytest.raises(ValueError, match=f"a.pt: .*{message}"):
-            load_torch_file(save(tmp_path / "a.pt", saved), {})
-
-    refused({}, "holds no published network, .*; its tensors: nothing")
-    refused({1: tensor}, "its tensors: nothing")
-    refused([network], "its tensors: nothing")
-    refused(tensor, "its tensors: ")
-    refused({"a": tensor, "b": {"c": tensor}}, "its tensors: a, b.c")
-    refused(module(torch.Linear, {"weight": tensor}), "its tensors: weight")
-    refused(module(torch.Sequential, children={"0": 3}), "its tensors: nothing")
-    refused({"a": {"b": tensor}, "a.b": tensor}, "holds a.b twice")
-    refused({"a\nb": tensor}, "a name that cannot be printed")
-    refused({"a" * 501: tensor}, "of over 500 letters")
-    refused(Call(torch.cosine_noise_schedule, 1), "its tensors: nothing")
-    network.hook = print
-    refused(network, "names __builtin__.print, .*; model.state_dict\\(\\) saved alone can be read")
-    bare = network_of(
-        torch, CONFIGS["resnet"], {"up_projection.weight": np.ones((8, 1, 3, 3), "f4")}
-    )
-    refused(bare, "truncated, altered or no network \\(KeyError: 'down_projection.weight'\\)")
-
-
-@pytest.mark.parametrize("length", [0, 10, 1000, -30, -1])
-def test_truncated(tmp_path, torch, length):
-    config = CONFIGS["resnet"]
-    path = save(tmp_path / "a.pt", network_of(torch, config, state_dict_of(config)))
-    path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ValueError, match="a.pt.*truncated"):
-        load_torch_file(path)
-
-
-def test_altered_numbers(tmp_path, torch):
-    state = {"a": Tensor(np.full(50, 1.5, np.float32))}
-    path = save(tmp_path / "a.pt", state)
-    content = path.read_bytes()
-    path.write_bytes(content.replace(struct.pack("<f", 1.5), struct.pack("<f", 1.25), 1))
-    with pytest.raises(ValueError, match="a.pt: truncated, altered or not .*CRC"):
-        load_torch_file(path, {})
-
-
-def test_every_altered_byte_is_an_error_or_does_no_harm(tmp_path, torch):
-    config = CONFIGS["resnet"] | {"num_layers": 1}
-    saved = network_of(torch, config, state_dict_of(config))
-    path = save(tmp_path / "a.pt", saved)
-    with zipfile.ZipFile(path) as file:
-        records = {name.removeprefix("saved/"): file.read(name) for name in file.namelist()}
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        pickled = bytearray(records["data.pkl"])
-        pickled[rng.integers(len(pickled))] = rng.integers(256)
-        archive(path, records | {"data.pkl": bytes(pickled)})
-        try:
-            load_torch_file(path)
-        except ValueError:
-            continue
-
-
-def test_altered_archives(tmp_path, torch):
-    state = {"a": Tensor(np.ones(4, np.float32))}
-
-    def refused(message, saved=state, **changed):
-        with pytest.raises(ValueError, match=f"a.pt: .*{message}"):
-            load_torch_file(save(tmp_path / "a.pt", saved, **changed), {})
-
-    refused("storage '0' has 12 bytes, expected 4 × 4", **{"data/0": b"\0" * 12})
-    refused("'saved/code/run.py', which is no part", **{"code/run.py": b"print()"})
-    refused("not little-endian", byteorder=b"big")
-    refused("goes on after its end", data_pkl=b"}.}.")
-    with pytest.raises(ValueError, match="holds no data.pkl"):
-        load_torch_file(archive(tmp_path / "b.pt", {"version": b"3"}))
-    with zipfile.ZipFile(save(tmp_path / "c.pt", state)) as file:
-        program = file.read("saved/data.pkl")
-    with pytest.raises(ValueError, match="storage '0' is missing"):
-        load_torch_file(archive(tmp_path / "d.pt", {"data.pkl": program}), {})
-    with pytest.raises(ValueError, match="data.pkl' twice, or compressed"):
-        load_torch_file(archive(tmp_path / "e.pt", {"data.pkl": b"}."}, zipfile.ZIP_DEFLATED))
-
-
-@pytest.mark.parametrize(
-    ("offset", "shape", "strides"),
-    [
-        (1, (4,), (1,)),
-        (0, (2, 2), (3, 1)),
-        (0, (1 << 40,), (0,)),
-        (-1, (1,), (1,)),
-        (0, (2,), (-1,)),
-        (0, (2, 2), (1,)),
-        (0, (2.0,), (1,)),
-        (0, (1,) * 33, (1,) * 33),
-    ],
-)
-def test_a_tensor_outside_its_storage(tmp_path, torch, offset, shape, strides):
-    storage = Storage(np.ones(4, np.float32), torch.FloatStorage)
-    tensor = Call(torch._rebuild_tensor_v2, storage, offset, shape, strides, False, {})
-    with pytest.raises(ValueError, match="a.pt: a tensor .*(storage|offset)"):
-        load_torch_file(save(tmp_path / "a.pt", {"a": tensor}), {})
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="gone.pt"):
-        load_torch_file(tmp_path / "gone.pt")
-
-
-# Malicious pickles: each would write FILE, with some way to call what the pickle names
-
-ATTACKS = {
-    "posix.system": b"cposix\nsystem\n(S'touch FILE'\ntR.",
-    "os.system": b"cos\nsystem\n(S'touch FILE'\ntR.",
-    "nt.system": b"cnt\nsystem\n(S'touch FILE'\ntR.",
-    "os.popen": b"(S'touch FILE'\nios\npopen\n.",
-    "subprocess.Popen": b"(csubprocess\nPopen\nS'touch FILE'\no.",
-    "builtins.exec": b'cbuiltins\nexec\n(S\'open("FILE", "w")\'\ntR.',
-    "__builtin__.eval": b'c__builtin__\neval\n(S\'open("FILE", "w")\'\ntR.',
-    "builtins.open": b"cbuiltins\nopen\n(S'FILE'\nS'w'\ntR.",
-    "io.open": b"cio\nopen\n(S'FILE'\nS'w'\ntR.",
-    "pathlib.Path": b"cpathlib\nPath\n(S'FILE'\ntR.",
-    "functools.partial": b"cfunctools\npartial\n(cbuiltins\nopen\nS'FILE'\nS'w'\ntR(tR.",
-    "builtins.getattr": b"cbuiltins\ngetattr\n(ccollections\nOrderedDict\nS'__init__'\ntR.",
-    "builtins.__import__": b"cbuiltins\n__import__\n(S'os'\ntR.",
-    "operator.methodcaller": b"coperator\nmethodcaller\n(S'system'\nS'touch FILE'\ntR.",
-    "numpy.save": b"cnumpy\nsave\n(S'FILE'\nI1\ntR.",
-    "torch.load": b"ctorch\nload\n(S'FILE'\ntR.",
-    "torch.hub.load": b"ctorch.hub\nload\n(S'FILE'\ntR.",
-    "models.os": b"cmodels\nos\n.",
-    "models.UBlock.forward": b"\x80\x04\x8c\x06models\x8c\x0eUBlock.forward\x93.",
-    "collections.OrderedDict.__class__": (
-        b"\x80\x04\x8c\x0bcollections\x8c\x15OrderedDict.__class__\x93."
-    ),
-    "shutil.copy": b"\x80\x04\x8c\x06shutil\x8c\x04copy\x93\x8c\x09/bin/echo\x8c\x04FILE\x86R.",
-}
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_a_malicious_name_is_refused_and_not_called(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    path = archive(tmp_path / "a.pt", {"data.pkl": ATTACKS[name]})
-    with pytest.raises(ValueError, match=f"a.pt: it names {re.escape(name)}, which is no part"):
-        load_torch_file(path)
-    assert not (tmp_path / "FILE").exists()
-
-
-LINEAR = b"ctorch.nn.modules.linear\nLinear\n"
-FUNCTION = b"ctorch._utils\n_rebuild_tensor_v2\n"
-MISUSES = {
-    "a class is called with arguments": LINEAR + b"(S'touch FILE'\ntR.",
-    "a class is altered": LINEAR + b"}S'__reduce__'\nI1\nsb.",
-    "a class gets slots": LINEAR + b"(N}S'__setstate__'\nI1\nst\x94b.",
-    "a function is altered": FUNCTION + b"}S'__code__'\nI1\nsb.",
-    "a function gets slots": FUNCTION + b"(N}S'value'\nI1\nstb.",
-    "a function is made": FUNCTION + b")\x81.",
-    "a storage type is called": b"ctorch\nFloatStorage\n)R.",
-    "a storage type is altered": b"ctorch\nFloatStorage\n}b.",
-    "a dict is made of a string": b"ccollections\nOrderedDict\n(S'FILE'\ntR.",
-    "a module's state is no dict": LINEAR + b")\x81]b.",
-    "a module's state has slots": LINEAR + b")\x81(}}S'attributes'\nI1\nstb.",
-    "a module without state": b"cmodels\nMinimalUNet\n)\x81.",
-    "a module with arguments": LINEAR + b"(I1\nt\x81.",
-    "a module inside itself": (
-        LINEAR + b")\x81q\x00}(S'_parameters'\n}S'_buffers'\n}S'_modules'\n}S'0'\nh\x00suub."
-    ),
-    "a set is altered": b"c__builtin__\nset\n(]tR}S'a'\nI1\nsb.",
-    "another persistent id": b"(S'file'\nS'FILE'\nS'0'\nS'cpu'\nI1\ntQ.",
-    "a persistent id of text": b"PFILE\n.",
-    "a tensor of a tensor": FUNCTION + b"(I1\nI0\n(t(ttR.",
-    "a parameter of a list": b"ctorch._utils\n_rebuild_parameter\n(]I01\n}tR.",
-    "a huge memory": b"}r\xff\xff\xff\x7f.",
-    "an extension": b"\x82\x01.",
-    "a huge string": b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
-    "nothing": b".",
-    "no end": b"}",
-    "not a pickle": b"import os",
-}
-
-
-@pytest.mark.parametrize("name", MISUSES)
-def test_a_misuse_of_what_is_known_is_refused(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    path = archive(tmp_path / "a.pt", {"data.pkl": MISUSES[name]})
-    with pytest.raises(ValueError, match="a.pt"):
-        load_torch_file(path, {})
-    assert not (tmp_path / "FILE").exists()
-
-
-def test_what_one_file_does_is_not_seen_by_the_next(tmp_path, torch):
-    for program in MISUSES.values():
-        with pytest.raises(ValueError, match="a.pt"):
-            load_torch_file(archive(tmp_path / "a.pt", {"data.pkl": program}), {})
-    config = CONFIGS["resnet"]
-    path = save(tmp_path / "b.pt", network_of(torch, config, state_dict_of(config)))
-    assert config.items() <= load_torch_file(path)[0].items()
-
-
 # The command
 
 
@@ -613,12 +231,3 @@ def test_import_torch_of_a_state_dict(tmp_path, torch, capsys):
     assert os.listdir(tmp_path) == ["a.pt"]
     assert cli.main(["import-torch", str(path), "--out", out, "--config", json.dumps(config)]) == 0
     assert elsjax.load_network(out).num_layers == 2
-
-
-def test_import_torch_refuses_a_malicious_file(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    name, program = next(iter(ATTACKS.items()))
-    path = archive(tmp_path / "a.pt", {"data.pkl": program})
-    assert cli.main(["import-torch", str(path)]) == 2
-    assert f"it names {name}" in capsys.readouterr().err
-    assert os.listdir(tmp_path) == ["a.pt"]
