@@ -95,10 +95,10 @@ def seed(name: str, value: object) -> int:
     return integer(name, value, 0, 2**32 - 1)
 
 
-def instance(name: str, value: object, kind: type, example: str) -> None:
+def instance(name: str, value: object, expected: type, example: str) -> None:
     """Raises ValueError unless value is an instance of a class; the example shows one."""
-    if not isinstance(value, kind):
-        raise ValueError(f"{name}={value!r} must be a {kind.__name__}, such as {example}")
+    if not isinstance(value, expected):
+        raise ValueError(f"{name}={value!r} must be a {expected.__name__}, such as {example}")
 
 
 def image_shape(name: str, value: Any) -> tuple[int, int, int]:
@@ -148,7 +148,7 @@ def array(name: str, value: Any) -> jax.Array | np.ndarray:
 def is_real(value: Any) -> bool:
     """Whether a number or an array is of integers or in floating point."""
     if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer))
+        return any(jnp.issubdtype(value.dtype, number) for number in (jnp.floating, jnp.integer))
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 

@@ -43,14 +43,14 @@ def sample_figure(
     figure = _figure(1.15 * len(columns) + 0.1, 1.25 * num_rows + 0.35, dpi=150)
     axes = figure.subplots(num_rows, len(columns), squeeze=False)
     for column, (title, images) in enumerate(columns):
-        axes[0, column].set_title(_cut(title, _TITLE_LENGTH), fontsize=8, parse_math=False)
+        axes[0, column].set_title(_shortened(title, _TITLE_LENGTH), fontsize=8, parse_math=False)
         for row, image in enumerate(images):
             ax = axes[row, column]
             _show(ax, image)
             ax.set_xticks([])
             ax.set_yticks([])
             if captions is not None:
-                caption = _cut(captions[row][column], _TITLE_LENGTH)
+                caption = _shortened(captions[row][column], _TITLE_LENGTH)
                 ax.set_xlabel(caption, fontsize=6, labelpad=2, parse_math=False)
     figure.tight_layout(pad=0.4)
     return figure
@@ -228,7 +228,7 @@ def calibration_figure(
     mesh = ax.pcolormesh(times, windows, lost.T, cmap="gray_r", shading="nearest")
     figure.colorbar(mesh, label="log10 of the loss in cosine similarity")
     for name, sides in lines.items():
-        ax.plot(times, sides, "o-", markersize=3, label=_cut(name, _LABEL_LENGTH))
+        ax.plot(times, sides, "o-", markersize=3, label=_shortened(name, _LABEL_LENGTH))
     ax.set(xlabel="time t", ylabel="window P")
     _legend(ax, loc="upper left")
     return figure
@@ -257,6 +257,6 @@ def _legend(ax: Axes, **options: Any) -> None:
         ax.legend(**options)
 
 
-def _cut(text: str, length: int) -> str:
+def _shortened(text: str, length: int) -> str:
     """A text, or as much of it as fits."""
     return text if len(text) <= length else f"{text[: length - 1]}…"

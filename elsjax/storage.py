@@ -43,11 +43,11 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         raise
 
 
-def cache_folder(kind: str) -> Path:
-    """Where a kind of cache lies: `ELSJAX_CACHE_DIR/kind`, else in the user's cache directory.
+def cache_folder(cache: str) -> Path:
+    """Where a cache lies: below `ELSJAX_CACHE_DIR`, else in the user's cache directory.
 
     Args:
-      kind: "compiled", "datasets" or "indices".
+      cache: "compiled", "datasets" or "indices".
 
     Returns:
       The folder, which need not exist.
@@ -57,25 +57,25 @@ def cache_folder(kind: str) -> Path:
     """
     chosen = os.environ.get("ELSJAX_CACHE_DIR")
     if chosen:
-        return Path(os.path.expanduser(chosen), kind)
+        return Path(os.path.expanduser(chosen), cache)
     root = platformdirs.user_cache_path("elsjax", appauthor=False)
     if not root.is_absolute():
         raise FileNotFoundError("no home directory to keep caches in; set ELSJAX_CACHE_DIR")
-    return root / kind
+    return root / cache
 
 
-def read_cached(kind: str, name: str) -> dict[str, np.ndarray] | None:
+def read_cached(cache: str, name: str) -> dict[str, np.ndarray] | None:
     """Arrays that `keep` left; every byte of them is verified.
 
     Args:
-      kind: as for `cache_folder`.
+      cache: as for `cache_folder`.
       name: says what the arrays are; the same for the same arrays only.
 
     Returns:
       The arrays by their names; None if there are none, or with a warning, if they are damaged.
     """
     try:
-        path = cache_folder(kind) / f"{name}.npz"
+        path = cache_folder(cache) / f"{name}.npz"
     except FileNotFoundError:
         return None  # `keep` says so
     if not os.path.lexists(path):
@@ -94,21 +94,21 @@ def read_cached(kind: str, name: str) -> dict[str, np.ndarray] | None:
         return None
 
 
-def keep(kind: str, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+def keep(cache: str, name: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Leaves arrays for `read_cached`; where that cannot be done it costs a warning.
 
     Args:
-      kind: as for `cache_folder`.
+      cache: as for `cache_folder`.
       name: says what the arrays are; the same for the same arrays only.
       arrays: by names that are none of `np.savez`'s arguments.
     """
     content: dict[str, Any] = {**arrays, "sha256": np.asarray(_checksum(name, arrays))}
     try:
-        folder = cache_folder(kind)
+        folder = cache_folder(cache)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / f"{name}.npz", lambda file: np.savez(file, **content))
     except OSError as error:
-        checks.warn(f"{name} is not cached in {kind}, only in memory: {error}")
+        checks.warn(f"{name} is not cached in {cache}, only in memory: {error}")
 
 
 def _checksum(name: str, arrays: Mapping[str, np.ndarray]) -> str:

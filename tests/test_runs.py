@@ -234,7 +234,7 @@ def test_a_crash_while_replacing_loses_neither(tmp_path, monkeypatch, renames):
         run.start({"seed": 1})
         run.write("result.bin", lambda file: file.write(b"new"))
         monkeypatch.setattr(os, "replace", cut)
-        monkeypatch.setattr(runs, "_remove", remove)
+        monkeypatch.setattr(runs, "remove_written", remove)
         with pytest.raises(KeyboardInterrupt):
             run.finish()
     contents = {path.read_bytes() for path in tmp_path.rglob("result.bin")}

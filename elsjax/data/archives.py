@@ -68,7 +68,7 @@ def read_archive(path: Path, split: str, limit: int | None, image_size: int | No
 
 
 @contextlib.contextmanager
-def _reading(path: Path, kind: str) -> Iterator[None]:
+def _reading(path: Path, form: str) -> Iterator[None]:
     """Makes one error of what zipfile, zlib and NumPy raise of a damaged file, and no warning."""
     try:
         with warnings.catch_warnings():
@@ -76,7 +76,7 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
             yield
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"{printable(path)} cannot be read as {kind} ({reason})") from error
+        raise ValueError(f"{printable(path)} cannot be read as {form} ({reason})") from error
 
 
 def _read_npy(path: Path) -> np.ndarray:
@@ -104,7 +104,7 @@ def _names(path: Path, names: list[str], split: str) -> tuple[str, str | None]:
     where = printable(path)
     holds = "it holds " + (", ".join(map(repr, names)) or "nothing")
     found = {name: meaning for name in names if (meaning := _meaning(name)) is not None}
-    splits = {part for kind, part in found.values() if kind == "images"}
+    splits = {part for meaning, part in found.values() if meaning == "images"}
     if not splits:
         raise ValueError(
             f"{where} has no array 'images', nor any of {', '.join(_IMAGE_NAMES[1:])} or, for a "
@@ -118,14 +118,14 @@ def _names(path: Path, names: list[str], split: str) -> tuple[str, str | None]:
         checks.one_of("split", split, [name for name in SPLITS if name in splits])
     part = None if None in splits else split
 
-    def named(kind: str) -> list[str]:
-        candidates = [name for name in found if found[name] == (kind, part)]
-        if kind in candidates:
-            return [kind]
+    def named(meaning: str) -> list[str]:
+        candidates = [name for name in found if found[name] == (meaning, part)]
+        if meaning in candidates:
+            return [meaning]
         if len(candidates) > 1:
             raise ValueError(
-                f"{where}: any of {', '.join(map(repr, candidates))} may be the {kind}; "
-                f"name one of them {kind!r}; {holds}"
+                f"{where}: any of {', '.join(map(repr, candidates))} may be the {meaning}; "
+                f"name one of them {meaning!r}; {holds}"
             )
         return candidates
 

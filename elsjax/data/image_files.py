@@ -229,10 +229,10 @@ def _check_same_size(
 
 def _warn_of_left_out(path: Path, left_out: list[Path], unreadable: list[Path]) -> None:
     parts = []
-    for group, kind in ((left_out, "without an image"), (unreadable, "unreadable")):
+    for group, reason in ((left_out, "without an image"), (unreadable, "unreadable")):
         if group:
             names = _some(f"{name.relative_to(path)}{'/' * name.is_dir()}" for name in group)
-            parts.append(f"{len(group)} {kind} ({names})")
+            parts.append(f"{len(group)} {reason} ({names})")
     if parts:
         checks.warn(f"{printable(path)}: left out: {'; '.join(parts)}")
 

@@ -10,23 +10,29 @@ ever removed, and a folder that holds anything else is neither replaced nor remo
 import contextlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import elsjax
 from elsjax import checks
+from elsjax.experiments.run_folders import (
+    MARK,
+    check_written,
+    is_interrupted_write,
+    listed_in,
+    locked,
+    made_folder,
+    remove_written,
+)
 from elsjax.storage import write_whole
 
-_MARK = ".elsjax-run"
 _CONFIG = "config.json"
 _PARTIAL = ".partial"
 _NEW = "pass --overwrite to start anew"
@@ -70,11 +76,11 @@ class Run:
         """Locks the folder and checks that it may be written."""
         with contextlib.ExitStack() as undo:
             self._check()
-            undo.enter_context(_folder_there(self.out.parent))
-            undo.enter_context(_locked(self.out))
+            undo.enter_context(made_folder(self.out.parent))
+            undo.enter_context(locked(self.out))
             if self._replaced.is_dir():  # an earlier run ended while it replaced out
-                if _listed(self._replaced) is None or self.out.exists():
-                    _remove(self._replaced)
+                if listed_in(self._replaced) is None or self.out.exists():
+                    remove_written(self._replaced)
                 else:
                     os.replace(self._replaced, self.out)
             self._check()
@@ -84,9 +90,9 @@ class Run:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         """Unlocks the folder."""
         self._undo.close()
@@ -103,17 +109,17 @@ class Run:
         """
         config = json.loads(_json(config))
         resumes = False
-        if self.partial.is_dir() and (_listed(self.partial) or set()) - {_CONFIG}:
+        if self.partial.is_dir() and (listed_in(self.partial) or set()) - {_CONFIG}:
             found = self._config_found()
             resumes = found == config
             if not resumes and not self._overwrite:
                 raise ValueError(self._difference(found, config))
         if not resumes and self.partial.is_dir():
-            _remove(self.partial)
+            remove_written(self.partial)
         self.partial.mkdir(exist_ok=True)
-        self._written = _listed(self.partial) or set()
+        self._written = listed_in(self.partial) or set()
         for entry in os.scandir(self.partial):
-            if _cut_short(entry.name, self._written):
+            if is_interrupted_write(entry.name, self._written):
                 os.unlink(entry)
         self.save_json(_CONFIG, config)
 
@@ -216,7 +222,7 @@ class Run:
         # At every moment one of the two is whole, and the next run finds what is left over.
         os.replace(self.out, self._replaced)
         os.replace(self.partial, self.out)
-        _remove(self._replaced)
+        remove_written(self._replaced)
 
     def _list(self, name: str) -> None:
         """Lists a name as written by this run, before it is."""
@@ -226,7 +232,7 @@ class Run:
 
     def _write_mark(self) -> None:
         text = "".join(f"{name}\n" for name in sorted(self._written))
-        write_whole(self.partial / _MARK, lambda file: file.write(text.encode()))
+        write_whole(self.partial / MARK, lambda file: file.write(text.encode()))
 
     def _check(self) -> None:
         """Raises ValueError if something is in the way."""
@@ -245,8 +251,8 @@ class Run:
                 raise ValueError(f"{said} is not a folder; move it away or choose another --out")
             if Path.cwd().is_relative_to(path.resolve()):
                 raise ValueError(f"{said} is the current folder, or holds it; choose another --out")
-            if path != self.partial or self._overwrite or _listed(path) is None:
-                _check_own(path, said)
+            if path != self.partial or self._overwrite or listed_in(path) is None:
+                check_written(path, said)
 
     def _config_found(self) -> Any:
         """The configuration of the partial run; None if it cannot be read."""
@@ -279,7 +285,7 @@ class Run:
             results = [self.partial / name for name in self._written - {_CONFIG}]
             some = any(any(path.iterdir()) if path.is_dir() else path.exists() for path in results)
             if self._written and not some and self.partial.is_dir():
-                _remove(self.partial)
+                remove_written(self.partial)
 
 
 def environment() -> dict[str, Any]:
@@ -288,38 +294,6 @@ def environment() -> dict[str, Any]:
         "versions": {"elsjax": elsjax.__version__, "jax": jax.__version__},
         "jax_enable_x64": jnp.result_type(float) == np.float64,
     }
-
-
-@contextlib.contextmanager
-def _folder_there(folder: Path) -> Any:
-    """Makes a folder; in the end, what was made of it and is empty is removed."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            for path in missing:
-                path.rmdir()
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Any:
-    """Holds the lock of a folder, which ends with the process at the latest."""
-    path = out.with_name(f".{out.name}.elsjax-lock")
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ValueError(
-            f"out={str(out)!r} is being written by another run; choose another --out"
-        ) from None
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # Windows removes it as it is released
-            path.unlink()
-        lock.release()
 
 
 def _json(values: Any) -> str:
@@ -356,45 +330,3 @@ def _said(values: Mapping[str, Any], name: str) -> str:
         return "absent"
     text = json.dumps(values[name])
     return text if len(text) <= 60 else f"{text[:30]}...{text[-20:]}"
-
-
-def _listed(folder: Path) -> set[str] | None:
-    """The names that a run listed as written by it; None for what is no folder of a run."""
-    try:
-        return set((folder / _MARK).read_text(encoding="utf-8").splitlines())
-    except (OSError, ValueError):
-        return None
-
-
-def _cut_short(name: str, listed: set[str]) -> bool:
-    """Whether a file is what an interrupted `write_whole` of a listed name left."""
-    match = re.fullmatch(r"(.+)\.\w{8}\.tmp", name)
-    return match is not None and match[1] in {*listed, _MARK}
-
-
-def _check_own(folder: Path, said: str) -> None:
-    """Raises ValueError if a folder holds anything that no run wrote."""
-    listed = _listed(folder)
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir(follow_symlinks=False):
-            steps = [child.name for child in os.scandir(entry)]
-            own = f"{entry.name}/" in (listed or ()) and all(name[0].isdigit() for name in steps)
-        else:
-            own = entry.name in {*(listed or ()), _MARK} or _cut_short(entry.name, listed or set())
-        if not own:
-            why = f"holds {entry.name!r}, which no run of elsjax wrote"
-            if listed is None:
-                why = f"holds {entry.name!r} and no list of what a run wrote ({_MARK})"
-            raise ValueError(f"{said} {why}; move it away or choose another --out")
-
-
-def _remove(folder: Path) -> None:
-    """Removes the folder of a run; ValueError if it holds anything else."""
-    _check_own(folder, repr(str(folder)))
-    # The list last, so that a removal that is interrupted can be taken up again.
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name == _MARK):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry)
-        else:
-            os.unlink(entry)
-    folder.rmdir()

@@ -139,16 +139,17 @@ def _checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"config={config!r} must be a dict")
     if "kind" not in config:
         raise ValueError(f"config={dict(config)} has no 'kind'; expected 'resnet' or 'unet'")
-    kind = config["kind"]
-    checks.one_of("config['kind']", kind, tuple(_DEFAULTS))
-    unknown = [str(key) for key in config if key not in ("kind", "image_size", *_DEFAULTS[kind])]
+    architecture = config["kind"]
+    checks.one_of("config['kind']", architecture, tuple(_DEFAULTS))
+    defaults = _DEFAULTS[architecture]
+    unknown = [str(key) for key in config if key not in ("kind", "image_size", *defaults)]
     if unknown:
         raise ValueError(
-            f"config has unknown keys {', '.join(map(repr, sorted(unknown)))}; a {kind} has "
-            f"{', '.join(_DEFAULTS[kind])}"
+            f"config has unknown keys {', '.join(map(repr, sorted(unknown)))}; a {architecture} "
+            f"has {', '.join(defaults)}"
         )
-    given = {**_DEFAULTS[kind], **config}
-    for key, default in _DEFAULTS[kind].items():
+    given = {**defaults, **config}
+    for key, default in defaults.items():
         if isinstance(default, bool) and not isinstance(given[key], bool):
             raise ValueError(f"config[{key!r}]={given[key]!r} must be true or false")
         if isinstance(default, int) and not isinstance(default, bool):
@@ -160,9 +161,9 @@ def _checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     if given["conditional"] and given["num_classes"] is None:
         raise ValueError("config['num_classes']=None: a conditional network needs a number")
-    if kind == "unet":
+    if architecture == "unet":
         if given["fsizes"] is None:
-            given["fsizes"] = _DEFAULTS[kind]["fsizes"]
+            given["fsizes"] = defaults["fsizes"]
         if not isinstance(given["fsizes"], list | tuple):
             raise ValueError(f"config['fsizes']={given['fsizes']!r} must be a list")
     return given
@@ -180,7 +181,7 @@ def _arrays(state_dict: Mapping[str, ArrayLike], given: Mapping[str, Any]) -> di
             tensor = np.asarray(value)
         except (TypeError, ValueError, RuntimeError) as error:  # such as tensors on a GPU
             raise ValueError(f"state_dict[{name!r}] is no array: {error}") from error
-        if not any(jnp.issubdtype(tensor.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        if not any(jnp.issubdtype(tensor.dtype, number) for number in (jnp.floating, jnp.integer)):
             raise ValueError(
                 f"state_dict[{name!r}] has dtype {tensor.dtype}; expected real numbers"
             )

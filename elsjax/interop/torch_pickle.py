@@ -249,8 +249,8 @@ class _Machine:
 
     def _storage(self, pid: Any) -> _Storage:
         """The numbers of a storage."""
-        kind, name, key, _, count = pid
-        if not isinstance(kind, str) or kind != "storage":
+        tag, name, key, _, count = pid
+        if not isinstance(tag, str) or tag != "storage":
             raise Refused("it refers to something else than the storage of a tensor")
         if not isinstance(name, _Name) or name.module != "torch" or name.name not in _DTYPES:
             raise Refused("the storage of a tensor has no type")

@@ -24,10 +24,10 @@ from elsjax.nn.resnet import ResNet
 from elsjax.nn.unet import UNet
 from elsjax.process import schedules
 
-_NETWORKS = {kind.__name__: kind for kind in (ResNet, UNet, AttentionUNet)}
+_NETWORKS = {network.__name__: network for network in (ResNet, UNet, AttentionUNet)}
 _SCHEDULES = {
-    kind.__name__: kind
-    for kind in (
+    schedule.__name__: schedule
+    for schedule in (
         schedules.CosineSchedule,
         schedules.LinearBetaSchedule,
         schedules.ExponentialSchedule,
@@ -36,19 +36,19 @@ _SCHEDULES = {
 
 
 def network_config(network: Network) -> dict[str, Any]:
-    """The arguments of a network's constructor, and its kind, as JSON values.
+    """The arguments of a network's constructor, and the name of its class, as JSON values.
 
     Raises:
       ValueError: if the network or its schedule is of a class that is not this library's.
     """
-    kind = type(network).__name__
-    checks.one_of("network", kind, _NETWORKS)
+    name = type(network).__name__
+    checks.one_of("network", name, _NETWORKS)
     schedule = network.schedule
     checks.one_of("schedule", type(schedule).__name__, _SCHEDULES)
-    config: dict[str, Any] = {"kind": kind}
-    for name in _arguments(type(network)):
-        value = getattr(network, name)
-        config[name] = list(value) if isinstance(value, tuple) else value
+    config: dict[str, Any] = {"kind": name}
+    for argument in _arguments(type(network)):
+        value = getattr(network, argument)
+        config[argument] = list(value) if isinstance(value, tuple) else value
     config["dtype"] = network.dtype.name
     config["schedule"] = {
         "kind": type(schedule).__name__,
@@ -57,10 +57,10 @@ def network_config(network: Network) -> dict[str, Any]:
     return config
 
 
-def _arguments(kind: type[Network]) -> list[str]:
+def _arguments(network: type[Network]) -> list[str]:
     """Names of the arguments of a constructor, those that it passes on to its bases included."""
     names: dict[str, None] = {}
-    for base in kind.__mro__:
+    for base in network.__mro__:
         if issubclass(base, Network):
             for parameter in inspect.signature(base.__init__).parameters.values():
                 if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
@@ -85,11 +85,11 @@ def network_from_config(config: Mapping[str, Any], rngs: nnx.Rngs) -> Network:
         raise ValueError(f"config={config!r} describes no network: it must be a mapping")
     try:
         arguments = dict(config)
-        kind = _NETWORKS[arguments.pop("kind")]
+        network = _NETWORKS[arguments.pop("kind")]
         schedule = dict(arguments.pop("schedule"))
         arguments["schedule"] = _SCHEDULES[schedule.pop("kind")](**schedule)
         arguments["image_shape"] = tuple(arguments["image_shape"])
-        return kind(**arguments, rngs=rngs)
+        return network(**arguments, rngs=rngs)
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"config={dict(config)} describes no network: {type(error).__name__}: {error}"
