@@ -101,7 +101,7 @@ def test_with_window_shares_the_images():
     machine = elsjax.ScoreMachine("els", _images(3), window=3)
     wider = machine.with_window(5)
     assert (machine.window, wider.window) == (3, 5)
-    assert wider._images is machine._images
+    assert wider.training_set is machine.training_set
     with pytest.raises(ValueError, match="window=9 must be at most 8"):
         machine.with_window(9)
 

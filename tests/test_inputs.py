@@ -108,9 +108,10 @@ RIGHT = {
 
 @pytest.mark.parametrize("images", RIGHT.values(), ids=RIGHT)
 def test_images_of_8_bits_are_known_however_they_were_scaled(images):
-    found = machine(images, tolerance=0.1)
-    assert found._images.dtype == np.uint8
-    np.testing.assert_array_equal(found._images, PIXELS)
+    found = machine(images).training_set.pixels
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, PIXELS)
+    machine(images).with_index(0.1)
 
 
 @pytest.mark.usefixtures("x64")
@@ -125,14 +126,14 @@ def test_images_of_8_bits_are_known_however_they_were_scaled(images):
     ],
 )
 def test_what_float64_tells_beyond_8_bits_is_kept(images, kept):
-    assert machine(images)._images.dtype == kept
+    assert machine(images).training_set.pixels.dtype == kept
 
 
 @pytest.mark.parametrize("images", [IMAGES.astype(np.float16), IMAGES.astype(ml_dtypes.bfloat16)])
 def test_images_of_half_precision_stay_what_they_are(images):
-    assert machine(images)._images.dtype == images.dtype
+    assert machine(images).training_set.pixels.dtype == images.dtype
     with pytest.raises(ValueError, match="tolerance=0.1 needs images of 8 bits"):
-        machine(images, tolerance=0.1)
+        machine(images).with_index(0.1)
 
 
 @pytest.mark.parametrize("double", [False, True])

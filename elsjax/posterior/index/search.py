@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from elsjax.posterior import patches as layout
 from elsjax.posterior import state as posterior
 from elsjax.posterior.dictionaries import Part, WindowPart
 from elsjax.posterior.index import gaussians, openings, packing
