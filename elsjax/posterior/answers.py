@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from elsjax.posterior import patches, state
 from elsjax.posterior.dictionaries import Dictionary, ImagePart, Part, WindowPart
+from elsjax.posterior.ranking import Largest
 from elsjax.posterior.state import PosteriorState, Request
 
 Answer = Literal["mean", "log_evidence", "variance", "effective_number", "entropy"]
@@ -91,13 +92,16 @@ class Question:
         sums = {name: name in self.answers for name in ("variance", "effective_number", "entropy")}
         return Request(**sums, top=self.top)
 
-    def finish(self, seen: PosteriorState, origin: Float[Array, " c"]) -> dict[str, Array]:
+    def finish(
+        self, seen: PosteriorState, largest: Largest | None, origin: Float[Array, " c"]
+    ) -> dict[str, Array]:
         """The answers of a state that has seen all entries, by name, each [*q, size].
 
         The log evidence is the log of the sum of weights: what it lacks is `evidence_constant`.
 
         Args:
           seen: the state, of values less the origin.
+          largest: the largest logits; None if not asked for.
           origin: pixel that counts as 0.
         """
         found: dict[str, Array] = {}
@@ -115,10 +119,10 @@ class Question:
             found["effective_number"] = (seen.weight**2 / seen.squared_weight)[..., None]
         if seen.weighted_logit is not None:
             found["entropy"] = (log_weight - seen.weighted_logit / seen.weight)[..., None]
-        if seen.largest is not None:
-            below = seen.largest.logit - (seen.maximum + log_weight)[..., None]
-            found["weight"] = jnp.where(seen.largest.image >= 0, jnp.exp(below), 0)
-            found["image"], found["place"] = seen.largest.image, seen.largest.place
+        if largest is not None:
+            below = largest.logit - (seen.maximum + log_weight)[..., None]
+            found["weight"] = jnp.where(largest.image >= 0, jnp.exp(below), 0)
+            found["image"], found["place"] = largest.image, largest.place
         return found
 
 

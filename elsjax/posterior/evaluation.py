@@ -9,7 +9,7 @@ _stream     a tile, against the training images, block by block
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,14 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from elsjax import parallel
-from elsjax.posterior import state
+from elsjax.posterior import ranking, state
 from elsjax.posterior.answers import Question, evidence_constant, located
 from elsjax.posterior.dictionaries import Dictionary, ImagePart, Part
 from elsjax.posterior.methods import Block, Method, Plan, choose
+from elsjax.posterior.ranking import Largest
 from elsjax.posterior.training_set import TrainingSet
+
+_Known = TypeVar("_Known")
 
 # sigma = 0 is the limit sigma -> 0, in which only the nearest patch keeps a weight.
 _LEAST_VARIANCE = 1e-14
@@ -270,7 +273,7 @@ def of_part(
     queries, resolution = queries.reshape(num, -1, size), resolution.reshape(-1)
 
     def answer(tile: tuple[Array, Array]) -> dict[str, Array]:
-        return question.finish(_stream(method, plan, question, *tile, origin, share), origin)
+        return question.finish(*_stream(method, plan, question, *tile, origin, share), origin)
 
     rows = batch * per_image
     if rows <= plan.rows:
@@ -333,12 +336,15 @@ def _stream(
     resolution: Float[Array, " r"],
     origin: Float[Array, " c"],
     share: Share,
-) -> state.PosteriorState:
+) -> tuple[state.PosteriorState, Largest | None]:
     """What a tile of queries knows after all training images, block by block."""
     request, rows = question.request, queries.shape[1]
     tile = method.tile(queries)
 
-    def add_block(index: Array, seen: state.PosteriorState) -> state.PosteriorState:
+    def add_block(
+        index: Array, known: tuple[state.PosteriorState, Largest | None]
+    ) -> tuple[state.PosteriorState, Largest | None]:
+        seen, ranked = known
         places = share.start + index * plan.images + jnp.arange(plan.images)
         # What is beyond the last image is filled up with it and counts 0 times: it moves neither
         # the sums nor the maximum.
@@ -349,19 +355,37 @@ def _stream(
             counts, places, numbers = counts[order], places[order], numbers[order]
         images = method.shifted(share.pixels[places], origin)
         block = Block(images, counts.astype(queries.dtype), numbers)
-        return state.merge(seen, method.state(tile, block, request, resolution))
+        found, ranked = method.state(tile, block, request, ranked)
+        return state.merge(seen, found), ranked
 
-    shape = (method.num_groups, rows)
-    empty = state.empty(shape, method.part.value_size, queries.dtype, request)
+    shape, ranked = (method.num_groups, rows), None
+    seen = state.empty(shape, method.part.value_size, queries.dtype, request)
+    if request.top:
+        ranked = ranking.none(request.top, jnp.broadcast_to(resolution, shape))
     if share.sharded:  # from here on different on every device
-        empty = lax.pcast(empty, (parallel.DATA, parallel.SAMPLE), to="varying")
-    seen = lax.fori_loop(0, -(-share.span // plan.images), add_block, empty)
+        seen, ranked = _varying((seen, ranked))
+    empty = seen, ranked
+    seen, ranked = lax.fori_loop(0, -(-share.span // plan.images), add_block, empty)
     if share.sharded:
         # A device without an image of the range has passed over one that is not in it.
         some = share.start < share.stop
-        seen = jax.tree.map(lambda seen, none: jnp.where(some, seen, none), seen, empty)
+        seen, ranked = jax.tree.map(
+            lambda seen, none: jnp.where(some, seen, none), (seen, ranked), empty
+        )
         seen = state.merge_over(seen, parallel.DATA)
-    return seen
+        ranked = None if ranked is None else ranking.merge_over(ranked, parallel.DATA)
+    return seen, ranked
+
+
+def _varying(known: _Known) -> _Known:
+    """What is from here on different on every device."""
+    axes = (parallel.DATA, parallel.SAMPLE)
+
+    def cast(array: Array) -> Array:
+        missing = tuple(axis for axis in axes if axis not in jax.typeof(array).vma)
+        return lax.pcast(array, missing, to="varying")
+
+    return jax.tree.map(cast, known)
 
 
 def put_together(

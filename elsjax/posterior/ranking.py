@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int
 # Below any logit of finite images, yet finite, so that a difference of two maxima is never NaN.
 NO_ENTRY = -1e30
 
-# Entries whose maximum is looked at first.
-_GROUP = 64
+# Entries of a group, whose maximum is looked at first, and queries at a time.
+_GROUP, _AT_ONCE = 64, 16
 
 _LAST = jnp.iinfo(jnp.int32).max
 
@@ -39,72 +39,100 @@ class Largest:
     resolution: Float[Array, "*q"]
 
 
-def none(shape: tuple[int, ...], count: int, dtype: jnp.dtype) -> Largest:
+def none(count: int, resolution: Float[Array, "*q"]) -> Largest:
     """The largest of no entries."""
-    nowhere = jnp.full((*shape, count), -1, jnp.int32)
-    logit = jnp.full((*shape, count), NO_ENTRY, dtype)
-    return Largest(logit, nowhere, nowhere, jnp.zeros(shape, dtype))
+    shape = (*resolution.shape, count)
+    nowhere = jnp.full(shape, -1, jnp.int32)
+    return Largest(jnp.full(shape, NO_ENTRY, resolution.dtype), nowhere, nowhere, resolution)
 
 
-def largest(
+def update(
+    seen: Largest,
     logits: Float[Array, "*q l"],
+    maximum: Float[Array, "*q"],
     counts: Float[Array, " n"],
     numbers: Int[Array, " n"],
-    count: int,
-    resolution: Float[Array, "*q"],
+    rows: int,
 ) -> Largest:
-    """The largest logits of a block.
+    """The largest of those seen and of a block.
 
-    Maxima of groups of entries are compared first, then the entries of the best groups.
+    Most blocks have something to add for few queries, so only these are looked at, a few at a time.
 
     Args:
-      logits: [*q, l], by images, then places.
-      counts: how often each image counts; 0 only at the end.
+      seen: the largest so far.
+      logits: [*q, rows, n, entries of a row], flattened.
+      maximum: the largest logit of each query.
+      counts: how often each image counts.
       numbers: of the images, rising where they count.
-      count: how many of the largest.
-      resolution: see `Largest`.
+      rows: that the entries of an image are divided into.
 
     Returns:
       The largest.
     """
-    shape, size = logits.shape[:-1], logits.shape[-1]
-    per_image = size // len(numbers)
-    num_valid = jnp.sum(counts > 0) * per_image
-    padding = -size % _GROUP
-    if padding:
-        logits = jnp.pad(logits, [(0, 0)] * len(shape) + [(0, padding)])
-    grouped = logits.reshape(*shape, -1, _GROUP)
-    place = _numbers((*shape, size + padding)).reshape(grouped.shape)
-    best = jnp.max(jnp.where(place < num_valid, grouped, NO_ENTRY), axis=-1)
+    shape = maximum.shape
+    flat = jax.tree.map(lambda array: array.reshape(-1, *array.shape[len(shape) :]), seen)
+    logits = logits.reshape(len(flat.logit), -1)
+    last, level = flat.logit[:, -1], maximum.reshape(-1)
+    tied = (level >= last - flat.resolution) & (numbers[0] < flat.image[:, -1])
+    adds = (level > last + flat.resolution) | tied
+    at_once = min(_AT_ONCE, len(logits))
 
-    def step(left: tuple[Array, Array], rank: Array) -> tuple[tuple[Array, Array], Array]:
-        """The next largest; `left` is the maxima of what is left, and the places taken."""
-        best, taken = left
-        least = (jnp.max(best, axis=-1) - resolution)[..., None]
-        group = jnp.argmax(best >= least, axis=-1)[..., None]
-        members = jnp.take_along_axis(grouped, group[..., None], axis=-2)[..., 0, :]
-        number = _numbers(members.shape)
-        places = group * _GROUP + number
-        free = (places < num_valid) & ~(places[..., None] == taken[..., None, :]).any(axis=-1)
-        members = jnp.where(free, members, NO_ENTRY)
-        inside = jnp.argmax(members >= least, axis=-1)[..., None]
-        chosen = number == inside
-        logit = jnp.max(jnp.where(chosen, members, NO_ENTRY), axis=-1)
-        rest = jnp.max(jnp.where(chosen, NO_ENTRY, members), axis=-1, keepdims=True)
-        best = jnp.where(_numbers(best.shape) == group, rest, best)
-        found = (group * _GROUP + inside).astype(jnp.int32)
-        return (best, jnp.where(_numbers(taken.shape) == rank, found, taken)), logit
+    def add_some(left: tuple[Largest, Array]) -> tuple[Largest, Array]:
+        seen, adds = left
+        (query,) = jnp.nonzero(adds, size=at_once, fill_value=len(logits))
+        chosen = jax.tree.map(lambda array: array.at[query].get(mode="clip"), seen)
+        of_block = logits.at[query].get(mode="clip")
+        found = _of_block(of_block, counts, numbers, rows, chosen)
+        merged = merge(chosen, found)
+        seen = jax.tree.map(
+            lambda array, some: array.at[query].set(some, mode="drop"), seen, merged
+        )
+        return seen, adds.at[query].set(False, mode="drop")
 
-    # None is taken; of the same devices as the maxima are.
-    taken = jnp.broadcast_to(jnp.argmin(best, axis=-1)[..., None] * 0 - 1, (*shape, count))
-    (_, taken), logits = lax.scan(step, (best, taken.astype(jnp.int32)), jnp.arange(count))
-    logit = jnp.moveaxis(logits, 0, -1)
-    exists = logit > NO_ENTRY / 2
-    image, within = jnp.divmod(taken, per_image)
+    flat, _ = lax.while_loop(lambda left: left[1].any(), add_some, (flat, adds))
+    return jax.tree.map(lambda array, like: array.reshape(like.shape), flat, seen)
+
+
+def _of_block(
+    logits: Float[Array, "q l"],
+    counts: Float[Array, " n"],
+    numbers: Int[Array, " n"],
+    rows: int,
+    like: Largest,
+) -> Largest:
+    """The largest logits of a block, for a few queries.
+
+    Maxima of groups of entries are compared first, then the entries of the best groups.
+    """
+    num, count = len(logits), like.logit.shape[1]
+    per_image = logits.shape[1] // len(counts)
+    logits = logits.reshape(num, rows, len(counts), -1).swapaxes(1, 2).reshape(num, -1)
+    there = jnp.broadcast_to((counts > 0)[:, None], (len(counts), per_image)).reshape(1, -1)
+    logits = jnp.where(there, logits, NO_ENTRY)
+    logits = jnp.pad(logits, ((0, 0), (0, -logits.shape[1] % _GROUP)), constant_values=NO_ENTRY)
+    groups = logits.reshape(num, -1, _GROUP)
+
+    def step(left: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """The next largest and its place; what is left without it, and the groups' maxima."""
+        groups, best = left
+        least = (jnp.max(best, axis=1) - like.resolution)[:, None]
+        group = jnp.argmax(best >= least, axis=1)
+        members = jnp.take_along_axis(groups, group[:, None, None], axis=1)[:, 0]
+        inside = jnp.argmax(members >= least, axis=1)
+        chosen = _numbers(members.shape) == inside[:, None]
+        logit = jnp.max(jnp.where(chosen, members, NO_ENTRY), axis=1)
+        members = jnp.where(chosen, NO_ENTRY, members)
+        query = jnp.arange(num)
+        groups = groups.at[query, group].set(members)
+        best = best.at[query, group].set(jnp.max(members, axis=1))
+        return (groups, best), (logit, group * _GROUP + inside)
+
+    _, (logit, place) = lax.scan(step, (groups, jnp.max(groups, axis=2)), length=count)
+    exists = logit.T > NO_ENTRY / 2
+    image, within = jnp.divmod(place.T.astype(jnp.int32), per_image)
     image = jnp.where(exists, numbers[jnp.minimum(image, len(numbers) - 1)], -1)
-    return Largest(
-        jnp.where(exists, logit, NO_ENTRY), image, jnp.where(exists, within, -1), resolution
-    )
+    within = jnp.where(exists, within, -1)
+    return Largest(jnp.where(exists, logit.T, NO_ENTRY), image, within, like.resolution)
 
 
 def merge(a: Largest, b: Largest) -> Largest:

@@ -60,18 +60,11 @@ class Entries:
     numbers: Int[Array, " n"]
     rows: int = 1
 
-    def of_each(self, num_entries: int) -> Float[Array, " l"]:
-        """How often each entry counts, in the logits' order."""
-        per_row = num_entries // (self.rows * len(self.counts))
+    def sums(self, terms: Float[Array, "*q l"]) -> Float[Array, "*q"]:
+        """Sums over the entries that count. As a product, which is faster than a sum on a CPU."""
+        per_row = terms.shape[-1] // (self.rows * len(self.counts))
         counts = jnp.broadcast_to(self.counts[:, None], (self.rows, len(self.counts), per_row))
-        return counts.reshape(-1)
-
-    def by_images(self, logits: Float[Array, "*q l"]) -> Float[Array, "*q l"]:
-        """The logits in the order of images, then entries."""
-        if self.rows == 1:
-            return logits
-        shape = (*logits.shape[:-1], self.rows, len(self.counts), -1)
-        return logits.reshape(shape).swapaxes(-3, -2).reshape(logits.shape)
+        return jnp.matmul(terms, counts.reshape(-1), precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.tree_util.register_dataclass
@@ -85,7 +78,6 @@ class PosteriorState:
       total: sum of `exp(logit - maximum) * value`, [*q, v].
       squared_weight: sum of `exp(logit - maximum)²`, [*q].
       weighted_logit: sum of `exp(logit - maximum) * (logit - maximum)`, [*q].
-      largest: the largest logits.
     """
 
     maximum: Float[Array, "*q"]
@@ -93,7 +85,6 @@ class PosteriorState:
     total: Float[Array, "*q v"]
     squared_weight: Float[Array, "*q"] | None = None
     weighted_logit: Float[Array, "*q"] | None = None
-    largest: Largest | None = None
 
 
 def empty(
@@ -106,7 +97,6 @@ def empty(
         total=jnp.zeros((*shape, request.value_size(value_size)), dtype),
         squared_weight=jnp.zeros(shape, dtype) if request.effective_number else None,
         weighted_logit=jnp.zeros(shape, dtype) if request.entropy else None,
-        largest=ranking.none(shape, request.top, dtype) if request.top else None,
     )
 
 
@@ -115,7 +105,6 @@ def from_logits(
     weigh: Callable[[Float[Array, "*q l"]], tuple[Float[Array, "*q"], Float[Array, "*q v"]]],
     request: Request = MEAN,
     entries: Entries | None = None,
-    resolution: Float[Array, "*q"] | None = None,
 ) -> PosteriorState:
     """The state of one block of entries.
 
@@ -124,7 +113,6 @@ def from_logits(
       weigh: maps weights [*q, l] to their sum [*q] and the weighted sum of the values [*q, v].
       request: what else is asked for.
       entries: what the logits are of; needed for any of it.
-      resolution: difference of logits up to which they count as equal; needed for the largest.
 
     Returns:
       The block's state.
@@ -134,23 +122,30 @@ def from_logits(
     below = logits - maximum[..., None]
     weights = jnp.exp(below)
     weight, total = weigh(weights)
-    squared_weight = weighted_logit = largest = None
-    if entries is not None and (request.effective_number or request.entropy):
-        counts = entries.of_each(logits.shape[-1])
-        counted = weights * jnp.broadcast_to(counts, weights.shape)
-        if request.effective_number:
-            squared_weight = jnp.sum(counted * weights, axis=-1)
-        if request.entropy:
-            weighted_logit = jnp.sum(counted * below, axis=-1)
-    if entries is not None and resolution is not None and request.top:
-        largest = ranking.largest(
-            jax.lax.stop_gradient(entries.by_images(logits)),
-            entries.counts,
-            entries.numbers,
-            request.top,
-            resolution,
-        )
-    return PosteriorState(maximum, weight, total, squared_weight, weighted_logit, largest)
+    squared_weight = weighted_logit = None
+    if entries is not None and request.effective_number:
+        squared_weight = entries.sums(weights * weights)
+    if entries is not None and request.entropy:
+        weighted_logit = entries.sums(weights * below)
+    return PosteriorState(maximum, weight, total, squared_weight, weighted_logit)
+
+
+def from_ranked_logits(
+    logits: Float[Array, "*q l"],
+    weigh: Callable[[Float[Array, "*q l"]], tuple[Float[Array, "*q"], Float[Array, "*q v"]]],
+    request: Request,
+    entries: Entries,
+    seen: Largest | None,
+) -> tuple[PosteriorState, Largest | None]:
+    """`from_logits`, and the largest logits of those seen and these; None for None."""
+    state = from_logits(logits, weigh, request, entries)
+    if seen is None:
+        return state, None
+    fixed = jax.lax.stop_gradient(logits)
+    ranked = ranking.update(
+        seen, fixed, state.maximum, entries.counts, entries.numbers, entries.rows
+    )
+    return state, ranked
 
 
 def _sums(state: PosteriorState, maximum: Float[Array, "*q"]) -> dict[str, Array | None]:
@@ -176,10 +171,7 @@ def merge(a: PosteriorState, b: PosteriorState) -> PosteriorState:
     """The state that has seen the entries of both."""
     maximum = jnp.maximum(a.maximum, b.maximum)
     sums = jax.tree.map(jnp.add, _sums(a, maximum), _sums(b, maximum))
-    largest = None
-    if a.largest is not None and b.largest is not None:
-        largest = ranking.merge(a.largest, b.largest)
-    return PosteriorState(maximum, **sums, largest=largest)
+    return PosteriorState(maximum, **sums)
 
 
 def merge_over(state: PosteriorState, axis: str) -> PosteriorState:
@@ -187,8 +179,7 @@ def merge_over(state: PosteriorState, axis: str) -> PosteriorState:
     # The maximum cancels in every answer, so it is a constant to derivatives.
     maximum = jax.lax.pmax(jax.lax.stop_gradient(state.maximum), axis)
     sums = jax.lax.psum(_sums(state, maximum), axis)
-    largest = None if state.largest is None else ranking.merge_over(state.largest, axis)
-    return PosteriorState(maximum, **sums, largest=largest)
+    return PosteriorState(maximum, **sums)
 
 
 def mean(state: PosteriorState) -> Float[Array, "*q v"]:

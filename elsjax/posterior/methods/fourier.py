@@ -11,6 +11,7 @@ from elsjax.posterior import state
 from elsjax.posterior.dictionaries import ImagePart, Part
 from elsjax.posterior.methods.method import Block, Method, Plan
 from elsjax.posterior.methods.products import fitting
+from elsjax.posterior.ranking import Largest
 from elsjax.posterior.state import Entries, PosteriorState, Request
 
 
@@ -48,8 +49,8 @@ class Fourier(Method):
         queries: Float[Array, "1 r e"],
         block: Block,
         request: Request,
-        resolution: Float[Array, " r"],
-    ) -> PosteriorState:
+        seen: Largest | None,
+    ) -> tuple[PosteriorState, Largest | None]:
         """See `Method.state`."""
         height, width, _ = self.part.image_shape
         rows, num = queries.shape[1], len(block.images)
@@ -89,5 +90,4 @@ class Fourier(Method):
             return weights.sum((1, 2, 3))[None], totals[None]
 
         entries = Entries(block.counts, block.numbers)
-        apart = jnp.broadcast_to(resolution, logits.shape[:-1])
-        return state.from_logits(logits, weigh, request, entries, apart)
+        return state.from_ranked_logits(logits, weigh, request, entries, seen)

@@ -26,7 +26,7 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, BFloat16, Float, Int, UInt8
 
 from elsjax.pixels import to_float
-from elsjax.posterior import patches
+from elsjax.posterior import patches, ranking
 from elsjax.posterior.dictionaries import Part, WindowPart
 from elsjax.posterior.methods.method import Block, Method, Plan
 from elsjax.posterior.ranking import NO_ENTRY, Largest
@@ -110,8 +110,8 @@ class Fused(Method):
         queries: Float[Array, "g r e"],
         block: Block,
         request: Request,
-        resolution: Float[Array, " r"],
-    ) -> PosteriorState:
+        seen: Largest | None,
+    ) -> tuple[PosteriorState, Largest | None]:
         """See `Method.state`."""
         shifted = block.images.astype(jnp.bfloat16)
         keys = patches.patches(self.part, shifted)
@@ -123,23 +123,24 @@ class Fused(Method):
         values = values * block.counts[None, :, None, None]
         values = values.reshape(groups, len(norms[0]), -1).swapaxes(1, 2)
         unit = 1 / 127.5
-        apart = jnp.broadcast_to(resolution, queries.shape[:2])
+        resolution = jnp.zeros_like(queries[..., 0]) if seen is None else seen.resolution
         maximum, nearest, sums = _attend(
-            request.top > 0,
+            seen is not None,
             queries[..., :-1] * unit,
             queries[..., -1] * unit**2,
-            lax.stop_gradient(apart),
+            resolution,
             keys,
             norms,
             values,
         )
-        largest = None
-        if request.top:
-            image, place = jnp.divmod(nearest, per_image)
-            image = block.numbers[jnp.minimum(image, len(block.numbers) - 1)]
-            largest = Largest(maximum[..., None], image[..., None], place[..., None], apart)
         total = (sums[:, :-1] * unit).transpose(0, 2, 1)
-        return PosteriorState(maximum, sums[:, -1], total, largest=largest)
+        found = PosteriorState(maximum, sums[:, -1], total)
+        if seen is None:
+            return found, None
+        image, place = jnp.divmod(nearest, per_image)
+        image = block.numbers[jnp.minimum(image, len(block.numbers) - 1)]
+        largest = Largest(maximum[..., None], image[..., None], place[..., None], resolution)
+        return found, ranking.merge(seen, largest)
 
 
 def runs_on(device: jax.Device) -> bool:

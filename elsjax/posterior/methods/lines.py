@@ -24,6 +24,7 @@ from elsjax.posterior.methods.products import (
     strips,
     sum_strips,
 )
+from elsjax.posterior.ranking import Largest
 from elsjax.posterior.state import Entries, PosteriorState, Request
 
 # Training images in the right factor from which on a matrix product runs at full speed.
@@ -104,8 +105,8 @@ class Lines(Method):
         queries: Any,
         block: Block,
         request: Request,
-        resolution: Float[Array, " r"],
-    ) -> PosteriorState:
+        seen: Largest | None,
+    ) -> tuple[PosteriorState, Largest | None]:
         """See `Method.state`."""
         part, (laid, norm_gains) = self.part, queries
         lines = self._lines(block.images)
@@ -121,7 +122,7 @@ class Lines(Method):
             block.counts[None, None, :, None],
             request,
             Entries(block.counts, block.numbers, rows=keys),
-            resolution,
+            seen,
             pieces=keys,
         )
 

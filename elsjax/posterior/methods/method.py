@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, Num
 from elsjax.pixels import to_float
 from elsjax.posterior import patches, state
 from elsjax.posterior.dictionaries import Part
+from elsjax.posterior.ranking import Largest
 from elsjax.posterior.state import Entries, PosteriorState, Request
 
 
@@ -121,18 +122,18 @@ class Method(abc.ABC):
         queries: Any,
         block: Block,
         request: Request,
-        resolution: Float[Array, " r"],
-    ) -> PosteriorState:
-        """The state of a block.
+        seen: Largest | None,
+    ) -> tuple[PosteriorState, Largest | None]:
+        """The state of a block, and the largest logits so far.
 
         Args:
           queries: a tile of them, as `tile` gives it.
           block: training images.
           request: what is asked for.
-          resolution: difference of logits up to which they count as equal.
+          seen: the largest logits before this block, of shape [g, r]; None if not asked for.
 
         Returns:
-          The state, of shape [g, r].
+          The state, of shape [g, r], and the largest of those seen and the block's.
         """
 
     def by_pixels(self, answers: Num[Array, "g b q v"]) -> Num[Array, "b p u"]:
@@ -146,9 +147,9 @@ def weighted(
     counts: Float[Array, "..."],
     request: Request,
     entries: Entries,
-    resolution: Float[Array, " r"],
+    seen: Largest | None,
     pieces: int = 1,
-) -> PosteriorState:
+) -> tuple[PosteriorState, Largest | None]:
     """The state of some entries, l = x y; counts, in the shape of the values, are of images.
 
     Sums are over so many pieces of l, each summed by a product: long products of few rows round off
@@ -165,5 +166,4 @@ def weighted(
         sums = sums.sum(axis=1)
         return sums[..., -1], sums[..., :-1]
 
-    resolution = jnp.broadcast_to(resolution, logits.shape[:-1])
-    return state.from_logits(logits, weigh, request, entries, resolution)
+    return state.from_ranked_logits(logits, weigh, request, entries, seen)

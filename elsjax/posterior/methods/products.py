@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from elsjax.posterior import patches
 from elsjax.posterior.dictionaries import ImagePart, Part, WindowPart, coordinates, runs_of
 from elsjax.posterior.methods.method import Block, Method, Plan, weighted
+from elsjax.posterior.ranking import Largest
 from elsjax.posterior.state import Entries, PosteriorState, Request
 
 # Queries beyond this gain nothing from sharing a block's keys.
@@ -88,8 +89,8 @@ class Products(Method):
         queries: Float[Array, "s r e"],
         block: Block,
         request: Request,
-        resolution: Float[Array, " r"],
-    ) -> PosteriorState:
+        seen: Largest | None,
+    ) -> tuple[PosteriorState, Largest | None]:
         """See `Method.state`."""
         if isinstance(self.part, ImagePart):
             keys = values = block.images.reshape(1, len(block.images), 1, -1)
@@ -107,7 +108,7 @@ class Products(Method):
             block.counts[None, :, None, None],
             request,
             Entries(block.counts, block.numbers),
-            resolution,
+            seen,
         )
 
 

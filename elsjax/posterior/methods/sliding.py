@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Num
 from elsjax.posterior import patches, state
 from elsjax.posterior.dictionaries import Part, Runs, WindowPart
 from elsjax.posterior.methods.method import Block, Method, Plan
+from elsjax.posterior.ranking import Largest
 from elsjax.posterior.state import Entries, PosteriorState, Request
 
 _MOST_ROWS = 1024
@@ -107,8 +108,8 @@ class Sliding(Method):
         queries: Float[Array, "y r e"],
         block: Block,
         request: Request,
-        resolution: Float[Array, " r"],
-    ) -> PosteriorState:
+        seen: Largest | None,
+    ) -> tuple[PosteriorState, Largest | None]:
         """See `Method.state`.
 
         With x and y the rows of windows and patches, row i of queries and row j of keys have
@@ -132,8 +133,10 @@ class Sliding(Method):
         )
         at_once = _rows_at_once(num_rows, columns)
 
-        def add_rows(products: Float[Array, "r j l"], first: Array) -> tuple[Array, PosteriorState]:
-            logits = []
+        def add_rows(
+            products: Float[Array, "r j l"], start: tuple[Array, Largest | None]
+        ) -> tuple[Array, tuple[PosteriorState, Largest | None]]:
+            (first, ranked), logits = start, []
             for row in range(at_once):  # those beyond the last count for nothing
                 enters = lax.dynamic_index_in_dim(rows, first + row + side - 1, keepdims=False)
                 leaves = lax.dynamic_index_in_dim(rows, first + row, keepdims=False)
@@ -141,12 +144,12 @@ class Sliding(Method):
                 products = jnp.concatenate([new, products + enters[:, side:]], axis=1)
                 logits.append(products.reshape(columns, -1))
                 products = products[:, :-1] - leaves[:, : num_key_rows - 1]
-            seen = jnp.stack(logits)
-            apart = jnp.broadcast_to(resolution, seen.shape[:-1])
-            return products, state.from_logits(seen, weigh, request, entries, apart)
+            stacked = jnp.stack(logits)
+            return products, state.from_ranked_logits(stacked, weigh, request, entries, ranked)
 
-        _, states = lax.scan(add_rows, before, jnp.arange(0, num_rows, at_once))
-        return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:num_rows], states)
+        firsts = jnp.arange(0, num_rows, at_once)
+        _, found = lax.scan(add_rows, before, (firsts, _divided(seen, at_once)))
+        return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:num_rows], found)
 
     def _keys(self, images: Float[Array, "n h w c"]) -> Float[Array, "y l e"]:
         """Rows of patches with their squared norms, l = n x."""
@@ -173,6 +176,16 @@ def _weigher(part: WindowPart, block: Block, request: Request):  # type: ignore[
         return sums[..., -1], sums[..., :-1]
 
     return weigh
+
+
+def _divided(seen: Largest | None, at_once: int) -> Largest | None:
+    """The largest logits of so many rows of queries at a time, filled up to whole ones."""
+
+    def divide(array: Array) -> Array:
+        margins = [(0, -len(array) % at_once)] + [(0, 0)] * (array.ndim - 1)
+        return jnp.pad(array, margins).reshape(-1, at_once, *array.shape[1:])
+
+    return jax.tree.map(divide, seen)
 
 
 def _rows_at_once(num_rows: int, columns: int) -> int:
