@@ -26,7 +26,8 @@ from torch.nn import functional
 
 from elsjax.nn import PRESETS
 from elsjax.nn.files import named_weights
-from elsjax.training.loop import TrainingConfig, train
+from elsjax.training.config import TrainingConfig
+from elsjax.training.loop import training_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +135,7 @@ def torch_steps(
 def our_steps(name: str, images: np.ndarray, options: Options) -> Callable[[], None]:
     network = PRESETS[name](images.shape[1:], rngs=nnx.Rngs(0))
     config = TrainingConfig(num_steps=10**6, batch_size=options.batch)
-    progress: Iterator = train(network, images, None, config, report_every=options.steps)
+    progress: Iterator = training_steps(network, images, None, config, report_every=options.steps)
     return lambda: next(progress)
 
 

@@ -9,7 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from elsjax.data.datasets import Dataset, load_dataset
-from elsjax.experiments.comparison import nearest_images, pearson_r, pearson_r2, r2
+from elsjax.experiments.calibration import Calibration, calibrate
+from elsjax.experiments.comparison import Comparison, compare
+from elsjax.experiments.measures import nearest_images, pearson_r, pearson_r2, r2
 from elsjax.machines import ScoreMachine
 from elsjax.parallel import make_mesh
 from elsjax.process.denoisers import Denoiser
@@ -24,13 +26,17 @@ from elsjax.process.windows import WindowSchedule, published_windows
 
 if TYPE_CHECKING:
     from elsjax import nn
+    from elsjax.experiments.training import TrainingResult, train
     from elsjax.interop.state_dicts import from_torch_state_dict
     from elsjax.nn.files import load_network, save_network
     from elsjax.nn.zoo import load_pretrained
+    from elsjax.training.config import TrainingConfig
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Calibration",
+    "Comparison",
     "CosineSchedule",
     "Dataset",
     "Denoiser",
@@ -39,8 +45,12 @@ __all__ = [
     "Schedule",
     "ScoreMachine",
     "Step",
+    "TrainingConfig",
+    "TrainingResult",
     "Trajectory",
     "WindowSchedule",
+    "calibrate",
+    "compare",
     "from_torch_state_dict",
     "initial_noise",
     "load_dataset",
@@ -56,15 +66,19 @@ __all__ = [
     "reverse_process",
     "sample",
     "save_network",
+    "train",
 ]
 
 
 # What needs Flax is loaded when it is first asked for.
 _LAZY = {
+    "TrainingResult": "elsjax.experiments.training",
+    "TrainingConfig": "elsjax.training.config",
     "from_torch_state_dict": "elsjax.interop.state_dicts",
     "load_network": "elsjax.nn.files",
     "load_pretrained": "elsjax.nn.zoo",
     "save_network": "elsjax.nn.files",
+    "train": "elsjax.experiments.training",
 }
 
 

@@ -28,8 +28,23 @@ def _calibration(network, machine, windows, num_steps, num_samples=3):
     )
     times = np.arange(num_steps, 0, -1) / num_steps
     assert [one.t for one in found[:: len(windows)]] == times.tolist()
-    cosine = np.stack([one.cosine for one in found]).reshape(num_steps, len(windows), num_samples)
-    return Calibration(times, tuple(windows), cosine)
+    shape = (num_steps, len(windows), num_samples)
+    calls = []
+    calibration = elsjax.calibrate(
+        network,
+        machine,
+        windows[::-1],
+        noise,
+        num_steps=num_steps,
+        progress=lambda *call: calls.append(call),
+    )
+    assert calls == [(done, len(found)) for done in range(len(found) + 1)]
+    np.testing.assert_array_equal(calibration.times, times)
+    assert calibration.windows == tuple(windows)
+    for measure in ("cosine", "error"):
+        one_by_one = np.stack([getattr(one, measure) for one in found]).reshape(shape)
+        np.testing.assert_array_equal(getattr(calibration, measure), one_by_one)
+    return calibration
 
 
 @pytest.mark.usefixtures("x64")
@@ -75,14 +90,15 @@ def test_a_similarity_that_is_not_known():
     cosine = np.full((2, 2, 1), 0.5)
     cosine[1, 0, 0] = np.nan
     with pytest.raises(ValueError, match=r"cosine must be finite, but cosine\[1, 0, 0\] is nan"):
-        Calibration(np.array([1, 0.5]), (3, 5), cosine).schedule()
+        Calibration(np.array([1, 0.5]), (3, 5), cosine, np.zeros((2, 2, 1))).schedule()
 
 
 def test_median_over_samples_is_not_moved_by_one():
     cosine = np.zeros((2, 3, 3))
     cosine[:, 1, :2] = 1  # two samples prefer the second window, one the third
     cosine[:, 2, 2] = 1
-    assert Calibration(np.array([1, 0.5]), (3, 5, 7), cosine).schedule().windows == (5, 5)
+    calibration = Calibration(np.array([1, 0.5]), (3, 5, 7), cosine, 1 - cosine)
+    assert calibration.schedule().windows == (5, 5)
 
 
 def test_rising_schedule_is_the_best_of_all_that_rise():
@@ -90,7 +106,8 @@ def test_rising_schedule_is_the_best_of_all_that_rise():
     for _ in range(20):
         cosine = rng.uniform(size=(4, 3, 1))
         times = np.array([0.9, 0.6, 0.3, 0.1])
-        found = Calibration(times, (3, 5, 7), cosine).schedule(monotone=True).windows
+        calibration = Calibration(times, (3, 5, 7), cosine, 1 - cosine)
+        found = calibration.schedule(monotone=True).windows
         scores = cosine[::-1, :, 0]
         rising = itertools.combinations_with_replacement(range(3), 4)
         best = max(rising, key=lambda path: sum(scores[i, w] for i, w in enumerate(path)))
@@ -119,6 +136,8 @@ def test_wrong_calibrations(kind, windows, message):
     noise = elsjax.initial_noise(jax.random.key(0), 1, SHAPE)
     with pytest.raises(ValueError, match=message):
         similarities(machine, machine, windows, noise)
+    with pytest.raises(ValueError, match=message):
+        elsjax.calibrate(machine, machine, windows, noise)
 
 
 SMALL = [

@@ -10,9 +10,10 @@ from flax import nnx
 
 import elsjax
 from elsjax import cli
-from elsjax.cli.compare import Compare
-from elsjax.experiments.comparison import PROTOCOLS, machine_grid, network_grid
+from elsjax.cli.account import Account
+from elsjax.experiments.comparison import PROTOCOLS, Comparison, machine_grid, network_grid
 from elsjax.experiments.runs import Run
+from elsjax.experiments.sampling import Samples
 from elsjax.posterior.index import search as near_far
 
 SMALL = [
@@ -253,27 +254,29 @@ def test_constant_images_are_counted_and_left_out(tmp_path, capsys, num_samples)
     assert "In parentheses" not in page
 
 
-def test_some_undefined_samples_leave_the_others(tmp_path):
-    command = Compare(num_steps=2, num_samples=8, network_steps=(2,), out=tmp_path)
+def test_some_undefined_samples_leave_the_others():
     rng = np.random.default_rng(0)
-    arrays = {name: rng.normal(size=(8, 4, 4, 1)).astype("f4") for name in ("is", "ls")}
-    arrays["network_2"] = arrays["ls"] + rng.normal(size=(8, 4, 4, 1)).astype("f4")
-    arrays["network_2"][1] = 0.25
-    arrays["network_2"][2, 0, 0, 0] = np.inf
-    arrays["ls"][3] = np.nan
-    arrays["is"][4] = -1
-    arrays |= {"noise": arrays["is"], "x0_is": arrays["is"][None], "x0_ls": arrays["ls"][None]}
-    arrays |= {"x0_network_2": arrays["network_2"][None], "times_network_2": np.array([1.0, 0])}
-    rows = command._measure(("is", "ls"), arrays)
-    r = arrays["pearson_r_ls_2"]
+    images = {name: rng.normal(size=(8, 4, 4, 1)).astype("f4") for name in ("is", "ls")}
+    target = images["ls"] + rng.normal(size=(8, 4, 4, 1)).astype("f4")
+    target[1] = 0.25
+    target[2, 0, 0, 0] = np.inf
+    images["ls"][3] = np.nan
+    images["is"][4] = -1
+    times = np.array([1.0, 0])
+    machines = {name: Samples(times, of_one, of_one[None]) for name, of_one in images.items()}
+    network = {2: Samples(times, target, target[None])}
+    comparison = Comparison(images["is"], None, 2, network, machines)
+    account = Account(comparison, "mine", 30, "late")
+    rows = account.rows
+    r = comparison.measures("ls", 2)["pearson_r"]
     np.testing.assert_array_equal(np.isnan(r), [False, True, True, True, *[False] * 4])
     assert rows[1]["pearson_r"] == pytest.approx(np.nanmedian(r))
     assert rows[1]["num_undefined"]["pearson_r"] == 3
     assert rows[1]["num_undefined"]["better_than_is"] == 4
     assert [row["num_undefined"]["r2"] for row in rows] == [2, 3]  # a constant one explains nothing
-    better = int((r > arrays["pearson_r_is_2"]).sum())
-    assert command._table(rows, arrays)[2][-1] == f"{better} of 4"
+    better = int((r > comparison.measures("is", 2)["pearson_r"]).sum())
+    assert account.table()[2][-1] == f"{better} of 4"
     assert rows[1]["better_than_is"] == better / 4
-    assert "(" in command._table(rows, arrays)[2][2]
-    for picture in command._pictures(("is", "ls"), arrays):
+    assert "(" in account.table()[2][2]
+    for picture in account.pictures():
         assert picture.png.startswith(b"\x89PNG")

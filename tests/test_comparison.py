@@ -1,174 +1,207 @@
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import elsjax
-from elsjax.experiments.comparison import median_interval
+from elsjax import cli
+from elsjax.experiments.comparison import check_comparison
+from elsjax.experiments.states import States
+
+SHAPE = (8, 8, 1)
 
 
-@pytest.fixture
-def pair():
-    rng = np.random.default_rng(0)
-    a = rng.normal(size=(5, 4, 4, 3))
-    return a, 0.5 * a + rng.normal(size=a.shape) + 3
+class Shrunk(elsjax.Denoiser):
+    """A denoiser of no kind that the library knows: half of what is seen."""
+
+    schedule = elsjax.CosineSchedule()
+    image_shape = SHAPE
+
+    def _denoise(self, x, t, label):
+        return x / 2
+
+    def _check_label(self, label, batch):
+        if label is not None:
+            raise ValueError(f"label={label} was given, but shrinking knows no classes")
 
 
-def test_measures_are_numpys(pair):
-    a, b = pair
-    r = [np.corrcoef(x.ravel(), y.ravel())[0, 1] for x, y in zip(a, b, strict=True)]
-    np.testing.assert_allclose(elsjax.pearson_r(a, b), r, rtol=1e-5)
-    np.testing.assert_allclose(elsjax.pearson_r2(a, b), np.square(r), rtol=1e-5)
-    explained = [1 - ((y - x) ** 2).sum() / (y.var() * y.size) for x, y in zip(a, b, strict=True)]
-    np.testing.assert_allclose(elsjax.r2(a, b), explained, rtol=1e-5)
+class Memory:
+    """A store that keeps arrays in memory, and is interrupted after some of them."""
+
+    def __init__(self, most):
+        self.kept, self.damaged, self.most = {}, [], most
+
+    def load_arrays(self, name, like):
+        return self.kept.get(name)
+
+    def save_arrays(self, name, arrays):
+        self.kept[name] = {key: array.copy() for key, array in arrays.items()}
+        self.most -= 1
+        if self.most == 0:
+            raise KeyboardInterrupt
+
+    def warn_damaged(self, name, reason):
+        self.damaged.append(name)
+
+    def remove(self, name):
+        del self.kept[name]
 
 
-def test_perfect_and_reversed_predictions(pair):
-    a, _ = pair
-    np.testing.assert_allclose(elsjax.pearson_r(a, 2 * a + 1), 1, rtol=1e-6)
-    np.testing.assert_allclose(elsjax.pearson_r(a, -a), -1, rtol=1e-6)
-    np.testing.assert_array_equal(elsjax.r2(a, a), 1)
+def _noise(num_samples=3):
+    return elsjax.initial_noise(jax.random.key(2), num_samples, SHAPE)
 
 
-@pytest.mark.parametrize("measure", [elsjax.pearson_r, elsjax.pearson_r2, elsjax.r2])
-def test_shapes_must_agree(measure):
-    with pytest.raises(ValueError, match=r"shapes \[2, 3\] and \[2, 4\]"):
-        measure(np.zeros((2, 3)), np.zeros((2, 4)))
+def _machine(kind="is", **options):
+    images = np.random.default_rng(0).integers(0, 256, (5, *SHAPE), np.uint8)
+    return elsjax.ScoreMachine(kind, images, **options)
 
 
-def test_nearest_image_is_the_one_disturbed():
-    pixels = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 1), np.uint8)
-    samples = pixels[[7, 2]].astype(np.float32) / 127.5 - 1 + 0.125
-    index, distance = elsjax.nearest_images(samples, pixels)
-    np.testing.assert_array_equal(index, [7, 2])
-    np.testing.assert_allclose(distance, 0.125, rtol=1e-5)
+def test_any_denoisers_are_compared_under_their_names():
+    network, machines = Shrunk(), {"replay": _machine(), "half / 2": Shrunk()}
+    calls = []
+    found = elsjax.compare(
+        network,
+        machines,
+        _noise(),
+        num_steps=3,
+        network_steps=(3, 6),
+        batch_size=2,
+        progress=lambda *call: calls.append(call),
+    )
+    assert (list(found.machines), list(found.network)) == (["replay", "half / 2"], [3, 6])
+    np.testing.assert_array_equal(found.noise, _noise())
+    names = dict.fromkeys(name for name, _, _ in calls)
+    assert list(names) == ["network-3", "network-6", "replay", "half / 2"]
+    assert [call[1:] for call in calls if call[0] == "network-6"][-1] == (8, 8)
+    times = np.array([2, 1, 0]) / 3
+    for name, denoiser in machines.items():
+        path = elsjax.sample(denoiser, _noise(), times=times, return_trajectory=True)
+        np.testing.assert_array_equal(found.machines[name].times, times)
+        np.testing.assert_allclose(found.machines[name].images, path.x[-1], atol=1e-5)
+        np.testing.assert_allclose(found.machines[name].x0, path.x0, atol=1e-5)
+    np.testing.assert_allclose(found.measures("half / 2", 3)["r2"], 1, atol=1e-6)
+    np.testing.assert_allclose(found.agreement("half / 2"), 1, atol=1e-6)
+    r = {name: found.measures(name, 6)["pearson_r"] for name in machines}
+    better = found.better("half / 2", "replay", 6)
+    np.testing.assert_array_equal(better, r["half / 2"] > r["replay"])
+    rows = found.summary("replay")
+    assert [(row["machine"], row["network_steps"]) for row in rows] == [
+        (name, steps) for steps in (3, 6) for name in machines
+    ]
+    assert rows[3]["num_better_than_replay"] == better.sum()
+    assert "num_better_than_replay" not in rows[2]
+    assert rows[2]["pearson_r"] == pytest.approx(np.median(r["replay"]))
 
 
-@pytest.mark.parametrize("value", [-1.0, 0.0, 1 / 3, 0.1, 1e-20, 1e20])
-def test_constant_images_have_no_correlation(pair, value):
-    a, _ = pair
-    constant = np.full(a.shape, value)
-    rounded = constant * (1 + 1e-7 * np.sign(a))  # as a mean of equal numbers may come out
-    for blank in (constant, rounded):
-        for measure in (elsjax.pearson_r, elsjax.pearson_r2):
-            assert np.isnan(measure(blank, a)).all()
-            assert np.isnan(measure(a, blank)).all()
-    if abs(value) <= 1:
-        for blank in (constant, rounded):
-            assert np.isnan(elsjax.r2(a, blank)).all()
-            assert np.isfinite(elsjax.r2(blank, a)).all()
-    # One blank sample leaves the others alone.
-    mixed = np.concatenate([constant[:1], a[1:]])
-    np.testing.assert_array_equal(np.isnan(elsjax.pearson_r(mixed, a)), [True, *[False] * 4])
+@pytest.mark.filterwarnings("ignore:.* are of different scales")  # the network is not trained
+def test_compare_returns_what_the_command_saves(small_network, tmp_path):
+    words = ["compare", "--network", small_network, "--limit", "20", "--window", "3,3,5,7"]
+    words += ["--num-samples", "2", "--num-steps", "4", "--network-steps", "4", "--seed", "2"]
+    words += ["--protocol", "published", "--machine", "is", "bbels"]
+    assert cli.main([*words, "--out", str(tmp_path / "run")]) == 0
+    data = elsjax.load_dataset("mnist5k", limit=20, image_size=8)
+    windows = elsjax.WindowSchedule((3, 3, 5, 7))
+    machines = {
+        kind: elsjax.ScoreMachine(kind, data.pixels, window=window, mesh=elsjax.make_mesh())
+        for kind, window in (("is", None), ("bbels", windows))
+    }
+    found = elsjax.compare(
+        elsjax.load_network(small_network),
+        machines,
+        _noise(2),
+        num_steps=4,
+        network_steps=(4,),
+        protocol="published",
+    )
+    with np.load(tmp_path / "run" / "comparison.npz") as archive:
+        arrays = dict(archive)
+    for name, samples in {"network_4": found.network[4], **found.machines}.items():
+        np.testing.assert_allclose(samples.images, arrays[name], atol=1e-6)
+        np.testing.assert_array_equal(samples.times, arrays[f"times_{name}"])
+    for kind in machines:
+        measures = found.measures(kind, 4)
+        for name in ("pearson_r", "r2"):
+            np.testing.assert_allclose(measures[name], arrays[f"{name}_{kind}_4"], atol=1e-5)
+    # The machines start a step later.
+    agreement = found.agreement("bbels")
+    np.testing.assert_array_equal(np.isnan(agreement), np.arange(4)[:, None].repeat(2, 1) == 0)
+
+
+@pytest.mark.parametrize("damage", [{}, {"taken": np.asarray(99)}, {"x": np.full(1, np.nan)}])
+def test_an_interrupted_comparison_goes_on(damage):
+    arguments = (Shrunk(), {"a/b": _machine()}, _noise())
+    options = {"num_steps": 3, "network_steps": (3,), "batch_size": 2}
+    whole = elsjax.compare(*arguments, **options)
+    store = Memory(most=6)
+    with pytest.raises(KeyboardInterrupt):
+        elsjax.compare(*arguments, **options, states=States(store))
+    assert sorted(store.kept) == [
+        *("state-a%2Fb-0.npz", "state-network-3-0.npz", "state-network-3-2.npz")
+    ]
+    store.kept["state-a%2Fb-0.npz"] |= damage
+    calls, states = [], States(store)
+    found = elsjax.compare(
+        *arguments, **options, states=states, progress=lambda *call: calls.append(call)
+    )
+    assert [call for call in calls if call[0] == "network-3"] == [
+        *(("network-3", 2, 4), ("network-3", 4, 4))
+    ]
+    assert store.damaged == (["state-a%2Fb-0.npz"] if damage else [])
+    np.testing.assert_array_equal(found.network[3].images, whole.network[3].images)
+    np.testing.assert_array_equal(found.machines["a/b"].images, whole.machines["a/b"].images)
+    np.testing.assert_array_equal(found.machines["a/b"].x0, whole.machines["a/b"].x0)
+    states.forget()
+    assert store.kept == {}
+
+
+def test_one_class_for_all_is_one_for_each():
+    network = elsjax.nn.ResNet(SHAPE, width=8, num_layers=1, num_classes=3, rngs=nnx.Rngs(0))
+    machines = {"is": _machine(labels=np.array([0, 1, 2, 0, 1]))}
+    options = {"num_steps": 2, "network_steps": (2,), "batch_size": 2}
+    one, each = (
+        elsjax.compare(network, machines, _noise(), label=label, **options)
+        for label in (1, jnp.ones(3, int))
+    )
+    np.testing.assert_array_equal(one.label, [1, 1, 1])
+    np.testing.assert_array_equal(one.network[2].images, each.network[2].images)
+    np.testing.assert_array_equal(one.machines["is"].images, each.machines["is"].images)
 
 
 @pytest.mark.parametrize(
-    ("scale", "offset"), [(1, 1e3), (1, -1e4), (1e-12, 0), (1e-30, 0), (1e30, 0), (1e-3, 1)]
+    ("changed", "message"),
+    [
+        ({"network": "mnist"}, "network='mnist' must be a Denoiser"),
+        ({"machines": {}}, "machines={} must map names to at least one denoiser"),
+        ({"machines": [Shrunk()]}, "must map names to at least one denoiser"),
+        ({"machines": {"is": None}}, r"machines\['is'\]=None must be a Denoiser"),
+        ({"machines": {1: Shrunk()}}, "machines has the name 1; expected a text"),
+        ({"machines": {"network-4": Shrunk()}}, "name 'network-4'; .* other than network-4"),
+        ({"noise": np.zeros((2, 8, 8))}, r"noise has shape \[2, 8, 8\]"),
+        ({"noise": np.zeros((2, 9, 8, 1))}, r"x has shape \[2, 9, 8, 1\]"),
+        ({"noise": np.full((1, *SHAPE), np.nan)}, "noise must be finite"),
+        ({"label": 1}, "label=.* was given, but shrinking knows no classes"),
+        ({"label": [1, 2]}, r"label has shape \[2\]"),
+        ({"num_steps": 1}, "num_steps=1 must be at least 2 for protocol='late'"),
+        ({"network_steps": ()}, r"network_steps=\(\) must hold at least one"),
+        ({"network_steps": (4, 0)}, r"network_steps\[1\]=0 must be"),
+        ({"protocol": "fair"}, "protocol='fair' is not known"),
+        ({"batch_size": 0}, "batch_size=0 must be"),
+    ],
 )
-def test_measures_bear_any_offset_and_scale(pair, scale, offset):
-    a, b = pair
-    b = b - 3
-    moved, others = scale * a + offset, scale * b + offset
-    np.testing.assert_allclose(elsjax.pearson_r(moved, b), elsjax.pearson_r(a, b), atol=1e-4)
-    np.testing.assert_allclose(elsjax.r2(others, moved), elsjax.r2(b, a), atol=1e-3)
-
-
-def test_pixels_and_their_images_measure_the_same(pair):
-    pixels = np.random.default_rng(1).integers(0, 256, (5, 4, 4, 3), np.uint8)
-    images = pixels.astype(np.float32) / 127.5 - 1
-    a = np.tanh(pair[0]).astype(np.float32)
-    for measure in (elsjax.pearson_r, elsjax.r2):
-        expected = measure(a, images)
-        for same in (pixels, images.astype(">f8"), jnp.asarray(pixels), images.tolist()):
-            np.testing.assert_allclose(measure(a, same), expected, rtol=1e-5)
-        np.testing.assert_allclose(measure(pixels, images), 1, rtol=1e-6)
-
-
-@pytest.mark.parametrize("measure", [elsjax.pearson_r, elsjax.pearson_r2, elsjax.r2])
-def test_measures_refuse_what_is_no_image(measure):
-    good = np.random.default_rng(0).uniform(-1, 1, (2, 3))
-    first, second = ("prediction", "target") if measure is elsjax.r2 else ("a", "b")
-    for wrong, message in (
-        (np.where(good == good[1, 2], np.nan, good), r"must be finite, but .*\[1, 2\] is nan"),
-        (good * np.inf, "must be finite"),
-        (good * 1e300, "must be finite"),
-        (good * 1j, "has dtype complex128; expected real numbers"),
-        (good > 0, "has dtype bool"),
-        ([["0.5", "a"]], "has dtype <U3"),
-        ([[0.5], [1, 2]], "must be an array of numbers"),
-        (good[:0], r"is empty: shape \[0, 3\]"),
-        (good[:, :0], r"is empty: shape \[2, 0\]"),
-        ([], r"is empty: shape \[0\]"),
-    ):
-        with pytest.raises(ValueError, match=f"^{first}.*{message}"):
-            measure(wrong, good)
-        with pytest.raises(ValueError, match=f"^{second}.*{message}"):
-            measure(good, wrong)
-    with pytest.raises(ValueError, match="expected the same"):
-        measure(good[0], good[0])
-    with pytest.raises(ValueError, match="expected the same"):
-        measure(0.5, 0.5)
-
-
-def test_r2_warns_of_unlike_scales():
-    images = np.random.default_rng(0).uniform(-1, 1, (2, 4, 4))
-    for other in (127.5 * (images + 1), 127.5 * images, (images + 1) / 2):
-        with pytest.warns(UserWarning, match="prediction in .* and target in .* different scales"):
-            elsjax.r2(other, images)
-        with pytest.warns(UserWarning, match="different scales"):
-            elsjax.r2(images, other)
-        elsjax.r2(other, other)
-        elsjax.pearson_r(other, images)  # has no scale
-    elsjax.r2(np.full_like(images, 0.5), images)
-    elsjax.r2(1.4 * images, 3 * images)
-
-
-def test_measures_can_be_traced_and_differentiated(pair):
-    a, b = (array.astype(np.float32) for array in pair)
-    np.testing.assert_allclose(jax.jit(elsjax.r2)(b, a), elsjax.r2(b, a), rtol=1e-5)
-    slope = jax.grad(lambda x: elsjax.pearson_r(x, b).sum())(a)
-    assert np.isfinite(slope).all()
-
-
-def test_medians_lie_in_the_interval_as_often_as_it_says():
-    for n in range(1, 6):
-        assert median_interval(np.arange(n, dtype=float)) is None
-    assert median_interval(np.arange(5.0), level=0.9) == (0, 4)
-    # Published tables of the sign test: 6, 9, 20 and 100 values.
-    for n, k in ((6, 1), (8, 1), (9, 2), (20, 6), (100, 40)):
-        assert median_interval(np.arange(n, 0.0, -1)) == (k, n + 1 - k)
-        coverage = [1 - 2 * sum(math.comb(n, i) for i in range(j)) / 2**n for j in (k, k + 1)]
-        assert coverage[0] >= 0.95 > coverage[1]
-    low, high = median_interval(np.arange(3000.0))
-    assert 3000 - low - 1 == high
-    assert 1450 > low > 1440
-    with pytest.raises(ValueError, match="level=1 must lie"):
-        median_interval(np.arange(9), level=1)
-    with pytest.raises(ValueError, match=r"values must be finite, but values\[1\] is nan"):
-        median_interval(np.array([0, np.nan, 1]))
-    with pytest.raises(ValueError, match=r"values has shape \[3, 2\]"):
-        median_interval(np.zeros((3, 2)))
-
-
-def test_nearest_images_take_pixels_and_refuse_other_shapes():
-    pixels = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 1), np.uint8)
-    images = pixels.astype(np.float32) / 127.5 - 1
-    for samples, others in ((pixels[[7, 2]], pixels), (images[[7, 2]], images.astype(">f4"))):
-        index, distance = elsjax.nearest_images(samples, others)
-        np.testing.assert_array_equal(index, [7, 2])
-        np.testing.assert_allclose(distance, 0, atol=1e-6)
-    for samples, others, message in (
-        (images[:, :3], pixels, r"shapes \[9, 3, 4, 1\] and \[9, 4, 4, 1\]"),
-        (images[0], pixels, r"shapes \[4, 4, 1\] and"),
-        (images, pixels[..., 0], r"and \[9, 4, 4\]; expected"),
-        (images[:0], pixels, r"samples is empty: shape \[0, 4, 4, 1\]"),
-        (images, pixels[:0], r"images is empty: shape \[0, 4, 4, 1\]"),
-        (images * np.nan, pixels, "samples must be finite"),
-        (images, images * np.inf, "images must be finite"),
-    ):
+def test_wrong_input_is_refused_before_any_work(changed, message):
+    arguments = {"network": Shrunk(), "machines": {"half": Shrunk()}, "noise": _noise()}
+    arguments |= {"num_steps": 4, "network_steps": (4,)} | changed
+    for compare in (check_comparison, elsjax.compare):
         with pytest.raises(ValueError, match=message):
-            elsjax.nearest_images(samples, others)
-    with pytest.warns(UserWarning, match="images in .* different scales"):
-        elsjax.nearest_images(images, pixels.astype(np.float32))
+            compare(**arguments)
+
+
+def test_samples_that_there_are_not():
+    found = elsjax.compare(Shrunk(), {"a": Shrunk()}, _noise(), num_steps=2, network_steps=(4,))
+    with pytest.raises(ValueError, match="machine='b' is not known; expected one of a"):
+        found.measures("b", 4)
+    with pytest.raises(ValueError, match="machine='b' is not known"):
+        found.summary("b")
+    with pytest.raises(ValueError, match="no samples of network_steps=2; expected one of 4"):
+        found.agreement("a")

@@ -141,5 +141,5 @@ def test_networks_are_loaded_when_asked_for():
     code = "import sys, elsjax; elsjax.nn.UNet; print('flax' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "True"
-    with pytest.raises(AttributeError, match="no attribute 'train'"):
-        elsjax.train  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'fit'"):
+        elsjax.fit  # noqa: B018

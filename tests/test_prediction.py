@@ -10,7 +10,9 @@ from flax import nnx
 import elsjax
 from elsjax.nn import AttentionUNet, ResNet, zoo
 from elsjax.nn.files import named_weights, network_config, network_from_config
-from elsjax.training.loop import NUM_TIMES, TrainingConfig, _min_snr_weight, _target, train
+from elsjax.training.config import TrainingConfig
+from elsjax.training.loop import training_steps
+from elsjax.training.step import NUM_TIMES, _min_snr_weight, _target
 
 SHAPE = (6, 6, 1)
 PREDICTIONS = ("noise", "velocity", "x0")
@@ -139,7 +141,7 @@ def test_the_loss_of_a_step():
     settings = TrainingConfig(
         num_steps=1, batch_size=8, warmup_steps=0, loss_weighting="min_snr", seed=4
     )
-    (progress,) = train(net, pixels, None, settings, devices=jax.devices()[:1])
+    (progress,) = training_steps(net, pixels, None, settings, devices=jax.devices()[:1])
     key = jax.random.key(4)
     order = jax.random.fold_in(jax.random.fold_in(key, 2**31), 0)
     x0 = pixels[jax.random.permutation(order, 8)]

@@ -4,14 +4,15 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+import elsjax
 from elsjax import checks, plotting
-from elsjax.cli.experiment import Experiment, own_kind
-from elsjax.cli.window import published_table
-from elsjax.experiments.calibration import Calibration, similarities
+from elsjax.cli.experiment import Experiment
+from elsjax.cli.progress import bar
+from elsjax.experiments.calibration import similarities
+from elsjax.experiments.counterparts import own_kind, own_table
 from elsjax.experiments.runs import Run
-from elsjax.nn import ResNet
+from elsjax.experiments.states import States
 from elsjax.parallel import use_all_cores
 from elsjax.process.windows import WindowSchedule, published_windows
 
@@ -26,7 +27,7 @@ class Calibrate(Experiment):
     """
 
     candidates: tuple[int, ...] = (3, 5, 7, 9, 11, 13, 15, 17)
-    """Windows to try. None may be wider than the network sees."""
+    """Sides of the windows to try: odd, and no wider than the network's receptive field."""
     monotone: bool = False
     """Let P(t) never fall as the noise rises."""
     out: Path = Path("elsjax-calibration")
@@ -46,12 +47,9 @@ class Calibrate(Experiment):
         print(f"use it with --window {self.out / 'windows.json'}")
 
     def _run(self, run: Run) -> WindowSchedule:
+        """Writes the results; returns P(t)."""
         self.check_options()
-        windows = tuple(
-            sorted({checks.odd_int("candidates", window) for window in self.candidates})
-        )
-        if not windows:
-            raise ValueError("candidates=() must hold at least one window")
+        windows = self._windows()
         network = self.load_network()
         if windows[-1] > network.receptive_field:
             raise ValueError(
@@ -63,51 +61,49 @@ class Calibrate(Experiment):
         data = self.load_data(network, options)
         label, noise = self.labels(network), self.noise(data)
         machine = self.machine(own_kind(network), data, network, windows[0])
-        shape = (self.num_steps, len(windows), self.num_samples)
         # Refuses what does not fit, such as a window wider than the images.
         similarities(network, machine, windows, noise, self.num_steps, label)
-        config = {"command": "calibrate", **self.describe(options, data, label)}
-        run.start(config)
-        arrays, done = self._state(run, shape)
-        rest = similarities(network, machine, windows, noise, self.num_steps, label, first=done)
-        bar = tqdm(rest, total=self.num_steps * len(windows), initial=done, unit="window")
-        for found in bar:
-            arrays["cosine"][found.step, found.number] = found.cosine
-            arrays["error"][found.step, found.number] = found.error
-            done += 1
-            run.save_arrays("state.npz", {**arrays, "done": np.asarray(done)})
-            bar.set_postfix_str(f"t={found.t:.2f}, P={windows[found.number]}")
-        times = np.arange(self.num_steps, 0, -1) / self.num_steps
-        calibration = Calibration(times, windows, arrays["cosine"])
+        run.start({"command": "calibrate", **self.describe(options, data, label)})
+        states = States(run)
+        with bar("calibrating", "window") as progress:
+            calibration = elsjax.calibrate(
+                network,
+                machine,
+                windows,
+                noise,
+                num_steps=self.num_steps,
+                label=label,
+                states=states,
+                progress=progress,
+            )
         schedule = calibration.schedule(monotone=self.monotone)
-        run.save_arrays(
-            "calibration.npz", {**arrays, "times": times, "candidates": np.asarray(windows)}
-        )
-        run.save_json("windows.json", {"network": self.network, "windows": list(schedule.windows)})
-        lines = {"calibrated": np.array([schedule(t) for t in times])}
-        architecture = "resnet" if isinstance(network, ResNet) else "unet"
-        table = published_table(options.dataset, architecture, network.padding)
-        if table is not None:
-            lines[f"published, {table}"] = np.array([published_windows(table)(t) for t in times])
-        figure = plotting.calibration_figure(
-            times, windows, np.median(arrays["cosine"], axis=2), lines
-        )
-        run.write("calibration.png", lambda file: figure.savefig(file, format="png"))
-        run.remove("state.npz")
+        self._save(run, calibration, schedule, own_table(network, options.dataset))
+        states.forget()
         run.finish()
         return schedule
 
-    def _state(self, run: Run, shape: tuple[int, ...]) -> tuple[dict[str, np.ndarray], int]:
-        """Similarities that an earlier start found, and how many."""
-        like = {
-            "cosine": (np.float64, shape),
-            "error": (np.float64, shape),
-            "done": (np.asarray(0).dtype, ()),
-        }
-        state = run.load_arrays("state.npz", like)
-        if state is not None:
-            done = int(state.pop("done"))
-            if 0 <= done <= shape[0] * shape[1]:
-                return state, done
-            run.warn_damaged("state.npz", f"{done} windows done")
-        return {"cosine": np.full(shape, np.nan), "error": np.full(shape, np.nan)}, 0
+    def _windows(self) -> tuple[int, ...]:
+        """The candidates, rising."""
+        windows = {checks.odd_int("candidates", window) for window in self.candidates}
+        if not windows:
+            raise ValueError("candidates=() must hold at least one window")
+        return tuple(sorted(windows))
+
+    def _save(
+        self,
+        run: Run,
+        calibration: elsjax.Calibration,
+        schedule: WindowSchedule,
+        table: str | None,
+    ) -> None:
+        """Writes similarities, schedule and picture, with the published schedule of a name."""
+        times, windows = calibration.times, calibration.windows
+        arrays = {"cosine": calibration.cosine, "error": calibration.error, "times": times}
+        run.save_arrays("calibration.npz", {**arrays, "candidates": np.asarray(windows)})
+        run.save_json("windows.json", {"network": self.network, "windows": list(schedule.windows)})
+        lines = {"calibrated": np.array([schedule(t) for t in times])}
+        if table is not None:
+            lines[f"published, {table}"] = np.array([published_windows(table)(t) for t in times])
+        median = np.median(calibration.cosine, axis=2)
+        figure = plotting.calibration_figure(times, windows, median, lines)
+        run.write("calibration.png", lambda file: figure.savefig(file, format="png"))

@@ -1,6 +1,5 @@
 """Options that say which images a command reads."""
 
-import contextlib
 import dataclasses
 import hashlib
 import os
@@ -8,8 +7,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from tqdm import tqdm
 
+from elsjax.cli.progress import bar
 from elsjax.data import tfds_source
 from elsjax.data.datasets import Dataset, load_dataset
 from elsjax.experiments.runs import environment
@@ -44,7 +43,7 @@ class DataOptions:
 
     def load(self) -> Dataset:
         """Loads the images, with a progress bar where that takes time."""
-        with _bar("reading images", "image") as progress:
+        with bar("reading images", "image") as progress:
             return load_dataset(
                 self.dataset,
                 self.split,
@@ -89,21 +88,3 @@ def images_sha256(data: Dataset) -> str:
 def _absolute(path: str) -> str:
     # An empty path is left to be refused: it is not the current folder.
     return path and str(Path(os.path.expanduser(path)).absolute())
-
-
-@contextlib.contextmanager
-def _bar(description: str, unit: str) -> Any:
-    """A progress callback, `progress(done, total)`, that draws a bar from its first call on."""
-    bar: tqdm | None = None
-
-    def progress(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = tqdm(total=total, desc=description, unit=unit)
-        bar.update(done - bar.n)
-
-    try:
-        yield progress
-    finally:
-        if bar is not None:
-            bar.close()

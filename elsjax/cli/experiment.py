@@ -51,14 +51,14 @@ class Experiment:
     )
     """Training images of the machines. By default those that the network was trained on."""
     num_samples: int = 2
-    """How many seeds."""
+    """Number of samples."""
     label: tuple[int, ...] = ()
-    """Classes for a conditional network: one for all samples, or one for each. Default: all in
-    turn."""
+    """Classes that a conditional network is given: one for all samples, or one for each. Default:
+    all classes in turn."""
     num_steps: int = 20
     """Steps of the machines' time grid, from 1 to 0."""
     seed: int = 0
-    """Sample b depends only on the seed and b."""
+    """Seed of the noise; sample b depends on the seed and on b alone."""
 
     def check_options(self) -> None:
         """Raises ValueError if an option is wrong by itself."""
@@ -208,11 +208,6 @@ def check_labels(label: tuple[int, ...], num_samples: int) -> None:
         raise ValueError(f"label={label} must be one class, or num_samples={num_samples} of them")
     for one in label:
         checks.in_range("label", one, 0, np.iinfo(np.int32).max)
-
-
-def own_kind(network: Network) -> Kind:
-    """The equivariant local machine that treats borders as the network does."""
-    return "els" if network.padding == "circular" else "bbels"
 
 
 def _sides(*sides: int) -> str:

@@ -8,20 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jaxtyping import Float
 
 import elsjax
 from elsjax import checks, plotting
 from elsjax.cli.data import DataOptions, describe
 from elsjax.cli.experiment import MAX_COUNT, check_labels
-from elsjax.cli.painting import Painter
-from elsjax.cli.window import parse_window, published_table, window_list
+from elsjax.cli.progress import bar
+from elsjax.cli.window import parse_window, window_list
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.runs import Run
+from elsjax.experiments.sampling import ResumableSampler, Samples
+from elsjax.experiments.states import States
 from elsjax.parallel import use_all_cores
 from elsjax.pixels import to_float
 from elsjax.posterior.dictionaries import Kind
 from elsjax.process.sampling import Solver
-from elsjax.process.windows import PUBLISHED_WINDOWS, WindowSchedule
+from elsjax.process.windows import PUBLISHED_WINDOWS, WindowSchedule, published_table
 
 _PICTURED_SAMPLES = 8
 _PICTURED_TIMES = (1.0, 0.75, 0.5, 0.25, 0.1)
@@ -29,7 +32,7 @@ _PICTURED_TIMES = (1.0, 0.75, 0.5, 0.25, 0.1)
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Paint new images with a score machine: no network, no training.
+    """Draw new images with a score machine: no network, no training.
 
     Writes samples.npz (samples, noise, intermediate posterior means, nearest training images),
     samples.png and config.json. An interrupted run goes on where it stopped when it is repeated.
@@ -48,7 +51,7 @@ class Sample:
     wrap_patches: bool = False
     """For els: training patches wrap around the border."""
     num_samples: int = 3
-    """How many images to paint."""
+    """Number of images to draw."""
     label: tuple[int, ...] = ()
     """Condition on a class: one for all samples, or one for each."""
     num_steps: int = 20
@@ -56,9 +59,9 @@ class Sample:
     solver: Solver = "ddim"
     """ODE or SDE solver of the reverse process."""
     seed: int = 0
-    """Sample b depends only on the seed and b."""
+    """Seed of the noise; sample b depends on the seed and on b alone."""
     batch_size: int = 8
-    """Samples painted at once."""
+    """Number of samples drawn at once."""
     tolerance: float | None = None
     """Estimated error per pixel and step, in units of [-1, 1], up to which the posterior mean may
     be approximated: for whole data sets, 0.03 is a good start. An index of patches is built once
@@ -79,14 +82,8 @@ class Sample:
         print(f"{self.num_samples} samples in {self.out}: samples.png, samples.npz, config.json")
 
     def _run(self, run: Run) -> None:
-        for name in ("num_samples", "num_steps", "batch_size"):
-            checks.positive_int(name, getattr(self, name))
-            checks.in_range(name, getattr(self, name), 1, MAX_COUNT)
-        checks.seed("seed", self.seed)
-        check_labels(self.label, self.num_samples)
-        window = self._window() if self.window is not None else None
-        if self.tolerance is not None:
-            checks.in_range("tolerance", self.tolerance, 0, 1, open_ends=True)
+        """Writes the results."""
+        window = self._checked_options()
         times = np.arange(self.num_steps, -1, -1) / self.num_steps
         use_all_cores()
         data = self.data.load()
@@ -102,33 +99,42 @@ class Sample:
             mesh=elsjax.make_mesh() if jax.device_count() > 1 else None,
         )
         key = jax.random.key(self.seed)
-        noise = np.asarray(elsjax.initial_noise(key, self.num_samples, machine.image_shape))
-        labels = np.resize(np.asarray(self.label, np.int32), self.num_samples)
-        label = labels if self.label else None
-        painter = Painter(run, noise, label, self.batch_size, key)
-        painter.check(machine, times, self.solver)
+        noise = elsjax.initial_noise(key, self.num_samples, machine.image_shape)
+        label = np.resize(np.asarray(self.label, np.int32), self.num_samples)
+        states = States(run)
+        sampler = ResumableSampler(
+            noise,
+            label if self.label else None,
+            batch_size=self.batch_size,
+            key=key,
+            states=states,
+        )
+        sampler.check(machine, times, self.solver)
         run.start(self._config(data, window))
         self.data.print_labels(data)
-        pictured = sorted({int(np.abs(times[:-1] - t).argmin()) for t in _PICTURED_TIMES})
-        samples, x0 = painter.paint(self.machine, machine, times, pictured, self.solver)
-        results = {"samples": samples, "x0": x0}
-        index, distance = map(
-            np.asarray, elsjax.nearest_images(jnp.asarray(results["samples"]), data.pixels)
-        )
-        results |= {
-            "noise": noise,
-            "x0_times": times[pictured],
-            "nearest_index": index,
-            "nearest_distance": distance,
-            "nearest_images": to_float(data.pixels[index]),
-        }
-        if label is not None:
-            results["labels"] = labels
+        kept = sorted({int(np.abs(times[:-1] - t).argmin()) for t in _PICTURED_TIMES})
+        with bar(self.machine, "step") as progress:
+            samples = sampler.sample(
+                self.machine, machine, times, kept, self.solver, progress=progress
+            )
+        results = _results(sampler, samples, times[kept], data)
         run.save_arrays("samples.npz", results)
-        figure = self._figure(results)
+        figure = _figure(results)
         run.write("samples.png", lambda file: figure.savefig(file, format="png"))
-        painter.forget()
+        states.forget()
         run.finish()
+
+    def _checked_options(self) -> WindowSchedule | int | None:
+        """Raises ValueError if an option is wrong by itself; returns the window, if it is given."""
+        for name in ("num_samples", "num_steps", "batch_size"):
+            checks.positive_int(name, getattr(self, name))
+            checks.in_range(name, getattr(self, name), 1, MAX_COUNT)
+        checks.seed("seed", self.seed)
+        check_labels(self.label, self.num_samples)
+        window = self._window() if self.window is not None else None
+        if self.tolerance is not None:
+            checks.in_range("tolerance", self.tolerance, 0, 1, open_ends=True)
+        return window
 
     def _window(self) -> WindowSchedule | int | None:
         if self.machine in ("is", "es"):
@@ -168,19 +174,44 @@ class Sample:
             **describe(data),
         }
 
-    def _figure(self, results: dict[str, np.ndarray]) -> plotting.Figure:
-        shown = slice(0, _PICTURED_SAMPLES)
-        columns = [("noise", results["noise"][shown])]
-        for t, x0 in zip(results["x0_times"], results["x0"], strict=True):
-            columns.append((f"E[x0 | x_{t:.2g}]", x0[shown]))
-        columns += [
-            ("sample", results["samples"][shown]),
-            ("nearest image", results["nearest_images"][shown]),
-        ]
-        captions = [
-            [""] * (len(columns) - 1) + [f"#{index}, rms {distance:.2f}"]
-            for index, distance in zip(
-                results["nearest_index"][shown], results["nearest_distance"][shown], strict=True
-            )
-        ]
-        return plotting.sample_figure(columns, captions)
+
+def _results(
+    sampler: ResumableSampler,
+    samples: Samples,
+    x0_times: Float[np.ndarray, " k"],
+    data: Dataset,
+) -> dict[str, np.ndarray]:
+    """The arrays of samples.npz."""
+    nearest = elsjax.nearest_images(jnp.asarray(samples.images), data.pixels)
+    index, distance = map(np.asarray, nearest)
+    results = {
+        "samples": samples.images,
+        "x0": samples.x0,
+        "noise": sampler.noise,
+        "x0_times": x0_times,
+        "nearest_index": index,
+        "nearest_distance": distance,
+        "nearest_images": to_float(data.pixels[index]),
+    }
+    if sampler.label is not None:
+        results["labels"] = sampler.label
+    return results
+
+
+def _figure(results: dict[str, np.ndarray]) -> plotting.Figure:
+    """Each sample from its noise on, and the training image nearest to it."""
+    shown = slice(0, _PICTURED_SAMPLES)
+    columns = [("noise", results["noise"][shown])]
+    for t, x0 in zip(results["x0_times"], results["x0"], strict=True):
+        columns.append((f"E[x0 | x_{t:.2g}]", x0[shown]))
+    columns += [
+        ("sample", results["samples"][shown]),
+        ("nearest image", results["nearest_images"][shown]),
+    ]
+    captions = [
+        [""] * (len(columns) - 1) + [f"#{index}, rms {distance:.2f}"]
+        for index, distance in zip(
+            results["nearest_index"][shown], results["nearest_distance"][shown], strict=True
+        )
+    ]
+    return plotting.sample_figure(columns, captions)

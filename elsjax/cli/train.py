@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 import elsjax
 from elsjax import checks, plotting
-from elsjax.analytic import wiener_filter
 from elsjax.cli.data import DataOptions, describe
 from elsjax.data.datasets import Dataset
-from elsjax.experiments.heldout import TIMES, HeldoutCurve, heldout_error, heldout_images
+from elsjax.experiments.heldout import TIMES, HeldoutCurve, heldout_images
 from elsjax.experiments.runs import Run
+from elsjax.experiments.training import Heldout, start_training
 from elsjax.nn import PRESETS, Network
 from elsjax.nn.files import (
     load_network,
@@ -30,9 +30,10 @@ from elsjax.nn.files import (
 from elsjax.nn.layers import Padding
 from elsjax.nn.network import Prediction
 from elsjax.parallel import use_all_cores
-from elsjax.process.denoisers import Denoiser
-from elsjax.training import loop as training
 from elsjax.training.checkpoints import Checkpoints
+from elsjax.training.config import TrainingConfig
+from elsjax.training.loop import check_data
+from elsjax.training.step import TrainingState
 
 _PICTURED_SAMPLES = 16
 _PICTURED_STEPS = 20
@@ -73,10 +74,10 @@ class Train:
     weights: Path | None = None
     """Start from the weights of this network.safetensors, of the same architecture and
     prediction."""
-    config: Annotated[training.TrainingConfig, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=training.TrainingConfig
+    config: Annotated[TrainingConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=TrainingConfig
     )
-    """How to train."""
+    """Options of the training."""
     checkpoint_every: int = 200
     """Steps from checkpoint to checkpoint, with pictures each time."""
     evaluate_every: int = 1000
@@ -104,25 +105,55 @@ class Train:
 
     def _run(self, run: Run) -> float:
         """Trains and writes the results; returns the loss over the last steps."""
+        self._check()
+        use_all_cores()
+        data = self.data.load()
+        network = self._network(data)
+        labels = data.labels if self.conditional else None
+        check_data(network, data.pixels, labels, self.config)
+        images = self._heldout_images(data, network)
+        run.start(self._record(data, network, images))
+        self.data.print_labels(data)
+        heldout = None if images is None else (images.pixels, images.labels)
+        checkpoints, start = self._start(run, network, data, heldout)
+        with self._bar(len(start.losses)) as bar:
+
+            def report(result: elsjax.TrainingResult) -> None:
+                _show(bar, result, self.config.batch_size)
+                steps = len(result.losses)
+                if steps % self.checkpoint_every == 0 or steps == self.config.num_steps:
+                    _save(run, checkpoints, result)
+
+            result = elsjax.train(
+                network,
+                data.pixels,
+                labels,
+                self.config,
+                heldout=heldout,
+                evaluate_every=self.evaluate_every,
+                resume=start,
+                report=report,
+                report_every=math.gcd(10, self.checkpoint_every),
+            )
+        checkpoints.close()
+        run.remove("checkpoints")
+        run.finish()
+        if result.heldout is not None:
+            print(f"held-out error over the Wiener filter's: {_table(result.heldout)}")
+        return float(result.losses[-1000:].mean())
+
+    def _check(self) -> None:
+        """Raises ValueError if an option is wrong by itself."""
         checks.positive_int("checkpoint_every", self.checkpoint_every)
         checks.positive_int("evaluate_every", self.evaluate_every)
         checks.in_range("num_heldout", self.num_heldout, 0, math.inf)
         if self.weights is not None and not self.weights.is_file():
             raise ValueError(f"weights={str(self.weights)!r} is not a file")
-        use_all_cores()
-        data = self.data.load()
-        network = self._network(data)
-        labels = data.labels if self.conditional else None
-        training.check_data(network, data.pixels, labels, self.config)
-        images = self._heldout_images(data, network)
-        run.start(self._record(data, network, images))
-        self.data.print_labels(data)
-        curve = None if images is None else self._curve(run, data, network, images)
-        checkpoints, state, losses = self._earlier(run, network, curve)
-        taken = 0 if state is None else int(state.step)
-        curve = None if curve is None else curve.until(taken)
+
+    def _bar(self, taken: int) -> tqdm:
+        """A progress bar that starts after some steps."""
         batch = self.config.batch_size
-        bar = tqdm(
+        return tqdm(
             total=self.config.num_steps * batch,
             initial=taken * batch,
             desc=f"training {self.network}",
@@ -130,53 +161,54 @@ class Train:
             unit_scale=True,
             smoothing=0.05,
         )
-        with bar:
-            for progress in training.train(
-                network,
-                data.pixels,
-                labels,
-                self.config,
-                state=state,
-                report_every=math.gcd(10, self.checkpoint_every, self.evaluate_every),
-            ):
-                losses.append(progress.losses)
-                last = progress.step == self.config.num_steps
-                due = last or progress.step % self.evaluate_every == 0
-                if due and images is not None and curve is not None:
-                    trained = training.trained_network(network, progress.state)
-                    curve = curve.extended(progress.step, self._errors(trained, images))
-                bar.set_postfix_str(
-                    f"loss {np.concatenate(losses[-20:]).mean():.4f}{_summary(curve)}"
-                )
-                bar.update(progress.step * batch - bar.n)
-                if progress.step % self.checkpoint_every == 0 or last:
-                    self._save(run, checkpoints, network, progress, np.concatenate(losses), curve)
-        checkpoints.close()
-        run.remove("checkpoints")
-        run.finish()
-        if curve is not None:
-            print(f"held-out error over the Wiener filter's: {_table(curve)}")
-        return float(np.concatenate(losses)[-1000:].mean())
 
-    def _earlier(
-        self, run: Run, network: Network, curve: HeldoutCurve | None
-    ) -> tuple[Checkpoints, training.TrainingState | None, list[np.ndarray]]:
-        """Where an earlier start of this run left it: its newest state, None at the beginning."""
+    def _start(
+        self, run: Run, network: Network, data: Dataset, heldout: Heldout | None
+    ) -> tuple[Checkpoints, elsjax.TrainingResult]:
+        """Where an earlier start of this run left it, or the beginning."""
+        start = self._beginning(run, network, data, heldout)
         checkpoints = Checkpoints(run.folder("checkpoints"))
-        state = checkpoints.latest(training.initial_state(network, self.config))
+        state = checkpoints.latest(start.state)
+        curve = start.heldout
         if state is None:
-            return checkpoints, None, []
+            return checkpoints, _until(start, start.state, start.losses)
         taken = int(state.step)
         saved = run.load_arrays("losses.npz", {"losses": (np.float32, (None,))})
         measured = curve is None or len(curve.until(taken).steps) >= taken // self.evaluate_every
         if saved is not None and len(saved["losses"]) >= taken and measured:
-            return checkpoints, state, [saved["losses"][:taken]]
+            return checkpoints, _until(start, state, saved["losses"][:taken])
         # Without these the result would not be that of the run that was never stopped.
         lost = "losses" if measured else "held-out errors"
         checks.warn(f"the {lost} of the unfinished run are lost; it starts anew")
         checkpoints.close()
         run.remove("checkpoints")
-        return Checkpoints(run.folder("checkpoints")), None, []
+        checkpoints = Checkpoints(run.folder("checkpoints"))
+        return checkpoints, _until(start, start.state, start.losses)
+
+    def _beginning(
+        self, run: Run, network: Network, data: Dataset, heldout: Heldout | None
+    ) -> elsjax.TrainingResult:
+        """The result of no step, with all held-out errors that the run knows."""
+        if heldout is None:
+            return start_training(network, data.pixels, self.config)
+        count = len(TIMES)
+        saved = run.load_arrays(
+            "heldout.npz",
+            {
+                "times": (np.float64, (count,)),
+                "wiener": (np.float64, (count,)),
+                "steps": (np.int64, (None,)),
+                "errors": (np.float64, (None, count)),
+            },
+        )
+        if saved is not None:
+            start = start_training(network, data.pixels, self.config)
+            return dataclasses.replace(start, heldout=HeldoutCurve(**saved))
+        print("computing the Wiener filter of the training images, the unit of held-out error")
+        start = start_training(network, data.pixels, self.config, heldout)
+        if start.heldout is not None:
+            run.save_arrays("heldout.npz", start.heldout._asdict())
+        return start
 
     def _network(self, data: Dataset) -> Network:
         num_classes = None
@@ -234,65 +266,6 @@ class Train:
                 )
         return images
 
-    def _curve(self, run: Run, data: Dataset, network: Network, images: Dataset) -> HeldoutCurve:
-        """The held-out errors that the run knows; at first those of the Wiener filter alone."""
-        count = len(TIMES)
-        saved = run.load_arrays(
-            "heldout.npz",
-            {
-                "times": (np.float64, (count,)),
-                "wiener": (np.float64, (count,)),
-                "steps": (np.int64, (None,)),
-                "errors": (np.float64, (None, count)),
-            },
-        )
-        if saved is not None:
-            return HeldoutCurve(**saved)
-        print("computing the Wiener filter of the training images, the unit of held-out error")
-        wiener = self._errors(wiener_filter(data.pixels, network.schedule), images)
-        curve = HeldoutCurve(np.array(TIMES), wiener, np.empty(0, np.int64), np.empty((0, count)))
-        run.save_arrays("heldout.npz", curve._asdict())
-        return curve
-
-    def _errors(self, denoiser: Denoiser, images: Dataset) -> np.ndarray:
-        """Held-out error at each time, [T]."""
-        conditional = isinstance(denoiser, Network) and denoiser.num_classes is not None
-        return heldout_error(
-            denoiser,
-            images.pixels,
-            TIMES,
-            jax.random.key(self.config.seed),
-            images.labels if conditional else None,
-        ).mean(1)
-
-    def _save(
-        self,
-        run: Run,
-        checkpoints: Checkpoints,
-        network: Network,
-        progress: training.Progress,
-        losses: np.ndarray,
-        curve: HeldoutCurve | None,
-    ) -> None:
-        """Everything that is known so far; the checkpoint last, since it is what goes on."""
-        trained = training.trained_network(network, progress.state)
-        samples = _samples(trained)
-        if not np.isfinite(samples).all():
-            raise FloatingPointError(
-                f"training diverged before step {progress.step}: the network paints "
-                "no finite images; a lower learning_rate, a warm-up or clip_norm may help"
-            )
-        content = network_bytes(trained)
-        run.write("network.safetensors", lambda file: file.write(content))
-        run.save_arrays("losses.npz", {"losses": losses})
-        if curve is not None:
-            run.save_arrays("heldout.npz", curve._asdict())
-        figure = plotting.loss_figure(losses, curve)
-        run.write("losses.png", lambda file: figure.savefig(file, format="png"))
-        grid = plotting.grid_figure(samples)
-        run.write("samples.png", lambda file: grid.savefig(file, format="png"))
-        checkpoints.save(progress.step, progress.state)
-
     def _record(self, data: Dataset, network: Network, images: Dataset | None) -> dict[str, Any]:
         """Everything that determines the results, and the versions that computed them."""
         options = dataclasses.asdict(self)
@@ -308,6 +281,41 @@ class Train:
             **describe(data),
             "heldout_images": None if images is None else _description(images),
         }
+
+
+def _until(
+    start: elsjax.TrainingResult, state: TrainingState, losses: np.ndarray
+) -> elsjax.TrainingResult:
+    """A result in a state, with the losses and held-out errors up to it."""
+    curve = None if start.heldout is None else start.heldout.until(len(losses))
+    return dataclasses.replace(start, state=state, losses=losses, heldout=curve)
+
+
+def _show(bar: tqdm, result: elsjax.TrainingResult, batch_size: int) -> None:
+    """Moves the bar to a result."""
+    bar.set_postfix_str(f"loss {result.losses[-200:].mean():.4f}{_summary(result.heldout)}")
+    bar.update(len(result.losses) * batch_size - bar.n)
+
+
+def _save(run: Run, checkpoints: Checkpoints, result: elsjax.TrainingResult) -> None:
+    """Everything that is known so far; the checkpoint last, since it is what goes on."""
+    steps = len(result.losses)
+    samples = _samples(result.network)
+    if not np.isfinite(samples).all():
+        raise FloatingPointError(
+            f"training diverged before step {steps}: the network's samples are not finite; "
+            "a lower learning_rate, a warm-up or clip_norm may help"
+        )
+    content = network_bytes(result.network)
+    run.write("network.safetensors", lambda file: file.write(content))
+    run.save_arrays("losses.npz", {"losses": result.losses})
+    if result.heldout is not None:
+        run.save_arrays("heldout.npz", result.heldout._asdict())
+    figure = plotting.loss_figure(result.losses, result.heldout)
+    run.write("losses.png", lambda file: figure.savefig(file, format="png"))
+    grid = plotting.grid_figure(samples)
+    run.write("samples.png", lambda file: grid.savefig(file, format="png"))
+    checkpoints.save(steps, result.state)
 
 
 def _description(images: Dataset) -> dict[str, Any]:
@@ -335,7 +343,7 @@ def _table(curve: HeldoutCurve) -> str:
 
 
 def _samples(network: Network) -> np.ndarray:
-    """What a network paints from always the same noise, a row or two; each class in its turn."""
+    """Samples of a network, always from the same noise, a row or two; each class in its turn."""
     x = elsjax.initial_noise(jax.random.key(0), _PICTURED_SAMPLES, network.image_shape)
     label = None
     if network.num_classes is not None:

@@ -93,13 +93,6 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:35]}...{text[-42:]}"  # a path ends with its name
 
 
-def published_table(dataset: str, network: str, padding: str) -> str | None:
-    """Name of the table published for a data set and a kind of network; None if there is none."""
-    dataset = "mnist" if dataset == "mnist5k" else dataset
-    name = f"{dataset}/{network}/{padding}"
-    return name if name in PUBLISHED_WINDOWS else None
-
-
 def window_list(window: WindowSchedule | int | None) -> list[int] | None:
     """A window as JSON values."""
     if window is None:

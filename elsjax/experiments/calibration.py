@@ -8,15 +8,16 @@ wider of the two in the middle if their number is even.
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from elsjax import checks
+from elsjax.experiments.states import States
 from elsjax.machines import ScoreMachine
 from elsjax.process.denoisers import Denoiser, noise_from_x0, per_image
 from elsjax.process.sampling import Step, reverse_process
@@ -124,11 +125,13 @@ class Calibration:
       times: times of the steps, falling from 1, [S].
       windows: candidates, rising, [W].
       cosine: cosine similarity of the noise predictions, [S, W, B].
+      error: mean squared error of the machine's E[x_0 | x_t] from the network's, [S, W, B].
     """
 
     times: Float[np.ndarray, " s"]
     windows: tuple[int, ...]
     cosine: Float[np.ndarray, "s w b"]
+    error: Float[np.ndarray, "s w b"]
 
     def schedule(self, *, monotone: bool = False) -> WindowSchedule:
         """P(t), on the grid of the times.
@@ -155,6 +158,60 @@ class Calibration:
         if len(windows) > 1 and self.times[0] == 1:
             windows[-1] = windows[-2]
         return WindowSchedule(tuple(windows))
+
+
+def calibrate(
+    network: Denoiser,
+    machine: ScoreMachine,
+    windows: Sequence[int],
+    noise: Float[ArrayLike, "b h w c"],
+    *,
+    num_steps: int = 20,
+    label: Int[ArrayLike, "..."] | None = None,
+    states: States | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Calibration:
+    """Compares every window with the network at every time of the network's reverse process.
+
+    Args:
+      network: whose locality scale is sought.
+      machine: machine of a local kind; its own window does not matter.
+      windows: candidates, odd.
+      noise: noise to start from, [B, H, W, C].
+      num_steps: S, steps of the uniform time grid from 1 to 0.
+      label: class to condition on, integer or [B]; None for unconditional.
+      states: keeps what is found on the way, so that an interrupted calibration goes on; None to
+        keep nothing.
+      progress: called with the number of windows compared, over all times, and how many there are.
+
+    Returns:
+      The similarities, with the windows rising; `calibration.schedule()` is P(t).
+
+    Raises:
+      ValueError: if an argument is not as described, or one of the two refuses noise or label.
+      FloatingPointError: if the network predicts noise that is not finite.
+    """
+    sides = tuple(sorted(set(checks.positive_ints("windows", windows, odd=True))))
+    # Refuses what does not fit, before a state is looked for.
+    similarities(network, machine, sides, noise, num_steps, label)
+    states = States() if states is None else states
+    shape = (num_steps, len(sides), len(checks.array("noise", noise)))
+    total = num_steps * len(sides)
+    new = {"cosine": np.full(shape, np.nan), "error": np.full(shape, np.nan), "done": np.asarray(0)}
+    state = states.load("similarities", new, lambda state: 0 <= int(state["done"]) <= total)
+    before = int(state["done"])
+    if progress is not None:
+        progress(before, total)
+    rest = similarities(network, machine, sides, noise, num_steps, label, first=before)
+    for done, found in enumerate(rest, before + 1):
+        state["cosine"][found.step, found.number] = found.cosine
+        state["error"][found.step, found.number] = found.error
+        state["done"] = np.asarray(done)
+        states.save("similarities", state)
+        if progress is not None:
+            progress(done, total)
+    times = np.arange(num_steps, 0, -1) / num_steps
+    return Calibration(times, sides, state["cosine"], state["error"])
 
 
 def _rising_path(scores: Float[np.ndarray, "s w"]) -> list[int]:

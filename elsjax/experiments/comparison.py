@@ -1,9 +1,6 @@
-"""How well one image predicts another, pixel by pixel, and how near it comes to the data.
+"""A network and score machines, or any other denoisers, on the same noise.
 
-The paper's tables call the Pearson correlation r². Here each measure has its own name.
-
-A network and a machine are compared on the same noise. Protocols say where they start, on a uniform
-grid of S steps for the machine:
+Protocols say where they start, on a uniform grid of S steps for the machines:
 
     late       both at t = 1 - 1 / S
     aligned    both at t = 1
@@ -15,23 +12,297 @@ into x_s. From 1 to 0.95 that factor is 6.2, at the next step 0.86: where a netw
 its first step adds several times the signal of x_0.95 in errors, which no theory of it predicts.
 """
 
-from fractions import Fraction
-from typing import Any, Literal, get_args
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, Real
+from jaxtyping import ArrayLike, Float, Int
 
 from elsjax import checks
-from elsjax.pixels import to_float
+from elsjax.experiments.measures import median_interval, pearson_r, r2
+from elsjax.experiments.sampling import ResumableSampler, Samples
+from elsjax.experiments.states import States
+from elsjax.process.denoisers import Denoiser
 from elsjax.process.windows import WindowSchedule
 
 Protocol = Literal["late", "aligned", "published"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+MEASURES = ("pearson_r", "pearson_r2", "r2")
+"""What `Comparison.measures` says of each sample."""
 
-# An image whose values differ by no more than so many roundings of the largest is a constant one.
-_ROUNDINGS = 16
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Samples of a network and of machines from the same noise, and how they agree.
+
+    What is undefined for a sample, because one of its images is constant or not finite, is NaN.
+
+    Attributes:
+      noise: what all started from, [B, H, W, C].
+      label: class of each sample, [B], or None.
+      num_steps: S, steps of the machines' grid from 1 to 0.
+      network: the network's samples, by its number of steps from 1 to 0; posterior means of all its
+        steps where these are S, else of none.
+      machines: the machines' samples, by name; posterior means of all their steps.
+    """
+
+    noise: Float[np.ndarray, "b h w c"]
+    label: Int[np.ndarray, " b"] | None
+    num_steps: int
+    network: Mapping[int, Samples]
+    machines: Mapping[str, Samples]
+
+    def measures(self, machine: str, network_steps: int) -> dict[str, Float[np.ndarray, " b"]]:
+        """How well a machine predicts each sample of the network.
+
+        Args:
+          machine: its name.
+          network_steps: the network's number of steps.
+
+        Returns:
+          `elsjax.pearson_r`, its square and `elsjax.r2`, [B] each, by the names in `MEASURES`.
+
+        Raises:
+          ValueError: if there are no such samples.
+        """
+        r = self._measure(pearson_r, machine, network_steps)
+        explained = self._measure(r2, machine, network_steps)
+        return dict(zip(MEASURES, (r, r**2, explained), strict=True))
+
+    def better(self, machine: str, baseline: str, network_steps: int) -> Float[np.ndarray, " b"]:
+        """Whether a machine has a higher correlation with the network than another.
+
+        Args:
+          machine: its name.
+          baseline: name of the other.
+          network_steps: the network's number of steps.
+
+        Returns:
+          For each sample 1 or 0, [B]; NaN where a correlation is undefined.
+
+        Raises:
+          ValueError: if there are no such samples.
+        """
+        r, other = (self._measure(pearson_r, name, network_steps) for name in (machine, baseline))
+        return np.where(np.isnan(r) | np.isnan(other), np.nan, r > other)
+
+    def agreement(self, machine: str) -> Float[np.ndarray, "steps b"]:
+        """Correlation of the posterior means of a machine and the network, step by step.
+
+        Args:
+          machine: its name.
+
+        Returns:
+          One for each of the network's S steps (S - 1 where it starts after t = 1) and each sample,
+          [S, B]; NaN at steps that the machine does not take.
+
+        Raises:
+          ValueError: if there is no such machine, or the network took no S steps.
+        """
+        target, x0 = self._network(self.num_steps).x0, self._machine(machine).x0
+        missing = len(target) - len(x0)
+        known = [_of_each(pearson_r, *pair) for pair in zip(x0, target[missing:], strict=True)]
+        return np.concatenate([np.full((missing, len(self.noise)), np.nan), np.stack(known)])
+
+    def summary(self, baseline: str | None = None) -> list[dict[str, Any]]:
+        """Medians over the samples, one row for each number of network steps and machine.
+
+        Args:
+          baseline: name of a machine that the others are held against, or None.
+
+        Returns:
+          Rows of JSON values: `machine`, `network_steps`, `num_samples`; the median of each measure
+          (None where it is undefined for all samples) and its 95 % interval (`..._interval`, None
+          for too few samples); with a baseline, of the others, how often each is better
+          (`num_better_than_...` and the share, `better_than_...`). `num_undefined` counts the
+          samples that are left out of each.
+
+        Raises:
+          ValueError: if there is no machine of the baseline's name.
+        """
+        rows = []
+        for steps in self.network:
+            for machine in self.machines:
+                row: dict[str, Any] = {
+                    "machine": machine,
+                    "network_steps": steps,
+                    "num_samples": len(self.noise),
+                    "num_undefined": {},
+                }
+                for name, values in self.measures(machine, steps).items():
+                    known = _known(row, name, values)
+                    row[name] = float(np.median(known)) if len(known) else None
+                    row[f"{name}_interval"] = median_interval(known)
+                if baseline not in (None, machine):
+                    name = f"better_than_{baseline}"
+                    known = _known(row, name, self.better(machine, baseline, steps))
+                    row[f"num_{name}"] = int(known.sum())
+                    row[name] = float(known.mean()) if len(known) else None
+                rows.append(row)
+        return rows
+
+    def _measure(
+        self, measure: Callable[..., jax.Array], machine: str, network_steps: int
+    ) -> Float[np.ndarray, " b"]:
+        return _of_each(measure, self._machine(machine).images, self._network(network_steps).images)
+
+    def _machine(self, name: str) -> Samples:
+        checks.one_of("machine", name, tuple(self.machines))
+        return self.machines[name]
+
+    def _network(self, network_steps: int) -> Samples:
+        if network_steps not in self.network:
+            raise ValueError(
+                f"the network has no samples of network_steps={network_steps}; expected one of "
+                f"{', '.join(map(str, self.network))}"
+            )
+        return self.network[network_steps]
+
+
+def compare(
+    network: Denoiser,
+    machines: Mapping[str, Denoiser],
+    noise: Float[ArrayLike, "b h w c"],
+    *,
+    label: Int[ArrayLike, "..."] | None = None,
+    num_steps: int = 20,
+    network_steps: Sequence[int] = (20, 150),
+    protocol: Protocol = "late",
+    batch_size: int | None = None,
+    states: States | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Comparison:
+    """Samples a network and machines from the same noise.
+
+    Args:
+      network: what is to be predicted.
+      machines: what predicts it, by name: score machines, usually with the network's noise
+        schedule, or any other denoisers.
+      noise: noise to start from, [B, H, W, C].
+      label: class to condition on, integer or [B]; None for unconditional.
+      num_steps: S, steps of the machines' uniform time grid from 1 to 0.
+      network_steps: numbers of steps of the network from 1 to 0, one run each.
+      protocol: "late", "aligned" or "published"; see the module's docstring. Under "published" a
+        machine whose `window` is a `WindowSchedule` is seen `with_window` of the shifted one.
+      batch_size: samples drawn at once; None for all.
+      states: keeps the states on the way, so that an interrupted comparison goes on; None to keep
+        none.
+      progress: called with the name of a denoiser, the steps that it has taken and their number.
+
+    Returns:
+      The samples, and their measures.
+
+    Raises:
+      ValueError: if an argument is not as described, or a denoiser refuses noise or label.
+    """
+    sampler = ResumableSampler(noise, label, batch_size=batch_size, states=states)
+    runs = _runs(network, machines, sampler, num_steps, network_steps, protocol)
+    found = {
+        name: sampler.sample(
+            name,
+            run.denoiser,
+            run.times,
+            run.kept,
+            progress=None if progress is None else functools.partial(progress, name),
+        )
+        for name, run in runs.items()
+    }
+    return Comparison(
+        sampler.noise,
+        sampler.label,
+        num_steps,
+        {steps: found[_network_name(steps)] for steps in network_steps},
+        {name: found[name] for name in machines},
+    )
+
+
+def check_comparison(
+    network: Denoiser,
+    machines: Mapping[str, Denoiser],
+    noise: Float[ArrayLike, "b h w c"],
+    *,
+    label: Int[ArrayLike, "..."] | None = None,
+    num_steps: int = 20,
+    network_steps: Sequence[int] = (20, 150),
+    protocol: Protocol = "late",
+    batch_size: int | None = None,
+) -> None:
+    """Raises the ValueError that `compare` would raise for these arguments; computes nothing."""
+    sampler = ResumableSampler(noise, label, batch_size=batch_size)
+    _runs(network, machines, sampler, num_steps, network_steps, protocol)
+
+
+class _Run(NamedTuple):
+    """What one denoiser does in a comparison: its time grid, and the steps whose x0 are kept."""
+
+    denoiser: Denoiser
+    times: Float[np.ndarray, " states"]
+    kept: range
+
+
+def _runs(
+    network: Denoiser,
+    machines: Mapping[str, Denoiser],
+    sampler: ResumableSampler,
+    num_steps: int,
+    network_steps: Sequence[int],
+    protocol: Protocol,
+) -> dict[str, _Run]:
+    """What there is to sample, by name, the network first; all of it is checked."""
+    checks.instance("network", network, Denoiser, "elsjax.load_pretrained('mnist/unet/zeros')")
+    runs = {}
+    for steps in checks.positive_ints("network_steps", network_steps):
+        times = network_grid(protocol, num_steps, steps)
+        kept = range(len(times) - 1 if steps == num_steps else 0)
+        runs[_network_name(steps)] = _Run(network, times, kept)
+    if not isinstance(machines, Mapping) or not machines:
+        raise ValueError(f"machines={machines!r} must map names to at least one denoiser")
+    for name, machine in machines.items():
+        if not isinstance(name, str) or name in runs:
+            raise ValueError(
+                f"machines has the name {name!r}; expected a text other than {', '.join(runs)}"
+            )
+        checks.instance(f"machines[{name!r}]", machine, Denoiser, "a ScoreMachine or a network")
+        runs[name] = _machine_run(machine, num_steps, protocol)
+    for run in runs.values():
+        sampler.check(run.denoiser, run.times)
+    return runs
+
+
+def _machine_run(machine: Any, num_steps: int, protocol: Protocol) -> _Run:
+    """What a machine does, through the window that the protocol has it look through."""
+    window = getattr(machine, "window", None)
+    times, seen = machine_grid(protocol, num_steps, window)
+    if seen is not window:
+        machine = machine.with_window(seen)
+    return _Run(machine, times, range(len(times) - 1))
+
+
+def _network_name(steps: int) -> str:
+    return f"network-{steps}"
+
+
+def _of_each(
+    measure: Callable[..., jax.Array],
+    predicted: Float[np.ndarray, "b h w c"],
+    target: Float[np.ndarray, "b h w c"],
+) -> Float[np.ndarray, " b"]:
+    """A measure of each sample; NaN also where an image is not finite."""
+    finite = (np.isfinite(predicted) & np.isfinite(target)).all((1, 2, 3), keepdims=True)
+    values = measure(np.where(finite, predicted, 0), np.where(finite, target, 0))
+    return np.where(finite.ravel(), values, np.nan)
+
+
+def _known(
+    row: dict[str, Any], name: str, values: Float[np.ndarray, " b"]
+) -> Float[np.ndarray, " known"]:
+    """The values that are not NaN; the others are counted in the row."""
+    known = values[~np.isnan(values)]
+    row["num_undefined"][name] = len(values) - len(known)
+    return known
 
 
 def machine_grid(
@@ -88,209 +359,3 @@ def network_grid(protocol: Protocol, num_steps: int, network_steps: int) -> np.n
 def _uniform(num_steps: int) -> np.ndarray:
     """The uniform time grid from 1 to 0."""
     return np.arange(num_steps, -1, -1) / num_steps
-
-
-def pearson_r(a: Real[ArrayLike, "b ..."], b: Real[ArrayLike, "b ..."]) -> Float[Array, " b"]:
-    """Pearson correlation over the pixels of each sample, in [-1, 1].
-
-    It is undefined where an image is constant, up to the rounding of its own values.
-
-    Args:
-      a: images, [B, ...]; uint8 stands for [-1, 1].
-      b: images of the same shape, of any scale.
-
-    Returns:
-      One correlation per sample, [B]; NaN where it is undefined.
-
-    Raises:
-      ValueError: if the shapes differ, are empty or have no axis beside the batch, or a value is
-        no finite real number.
-    """
-    a, b = _images("a", a), _images("b", b)
-    _check_pair("a", a, "b", b)
-    return _pearson_r(a, b)
-
-
-def pearson_r2(a: Real[ArrayLike, "b ..."], b: Real[ArrayLike, "b ..."]) -> Float[Array, " b"]:
-    """Square of `pearson_r`: the share of variance a linear fit explains; same arguments."""
-    return pearson_r(a, b) ** 2
-
-
-def r2(
-    prediction: Real[ArrayLike, "b ..."], target: Real[ArrayLike, "b ..."]
-) -> Float[Array, " b"]:
-    """Coefficient of determination `1 - SS_res / SS_tot` over the pixels of each sample.
-
-    It is undefined where the target is constant, up to the rounding of its own values. Scales that
-    do not belong together, such as [0, 255] or [0, 1] beside [-1, 1], give a warning.
-
-    Args:
-      prediction: images, [B, ...]; uint8 stands for [-1, 1].
-      target: images of the same shape and scale, whose variance is to be explained.
-
-    Returns:
-      One value per sample, [B], at most 1; not symmetric. NaN where it is undefined.
-
-    Raises:
-      ValueError: as `pearson_r`.
-    """
-    prediction, target = _images("prediction", prediction), _images("target", target)
-    _check_pair("prediction", prediction, "target", target)
-    _warn_of_scales("prediction", prediction, "target", target)
-    return _r2(prediction, target)
-
-
-def median_interval(
-    values: Float[np.ndarray, " n"], level: float = 0.95
-) -> tuple[float, float] | None:
-    """Exact interval of a median, from order statistics.
-
-    Of n independent values, the k-th smallest and the k-th largest have the median of their
-    distribution between them with a probability of at least `1 - 2 P(Bin(n, 1/2) < k)`, whatever
-    the distribution. The interval is the narrowest of these that reaches the level.
-
-    Args:
-      values: independent values, [n].
-      level: probability that the interval must reach, in (0, 1).
-
-    Returns:
-      `(low, high)`; None where all n values are too few, at 0.95 below n = 6.
-
-    Raises:
-      ValueError: if values are not finite or not [n], or level is outside (0, 1).
-    """
-    checks.in_range("level", level, 0, 1, open_ends=True)
-    values = np.asarray(values)
-    if values.ndim != 1:
-        raise ValueError(f"values has shape {list(values.shape)}; expected [n]")
-    checks.finite("values", values)
-    values = np.sort(values)
-    # Counted in whole numbers: of 2^n orders of the values about the median, how many miss it.
-    k, missed, ways = 0, 0, 1
-    while missed + ways <= (1 - Fraction(level)) * 2 ** len(values) / 2:
-        missed += ways
-        ways = ways * (len(values) - k) // (k + 1)
-        k += 1
-    return (float(values[k - 1]), float(values[-k])) if k else None
-
-
-def nearest_images(
-    samples: Real[ArrayLike, "b h w c"], images: Real[ArrayLike, "n h w c"]
-) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
-    """The training image nearest to each sample, to see what is new about it.
-
-    Args:
-      samples: [B, H, W, C], uint8 or in [-1, 1].
-      images: training images, [N, H, W, C], uint8 or in [-1, 1].
-
-    Returns:
-      `(index, distance)`, each [B]; the distance is the root mean square over pixels, in units of
-      the pixels' range [-1, 1].
-
-    Raises:
-      ValueError: if the shapes are not as described or empty, or a value is no finite real number.
-    """
-    samples, images = _images("samples", samples), _images("images", images, keep_uint8=True)
-    if samples.ndim != 4 or images.ndim != 4 or samples.shape[1:] != images.shape[1:]:
-        raise ValueError(
-            f"samples and images have shapes {list(samples.shape)} and {list(images.shape)}; "
-            "expected [batch, height, width, channels], the same but for the batch"
-        )
-    _warn_of_scales("samples", samples, "images", images)
-    return _nearest_images(samples, images)
-
-
-@jax.jit
-def _pearson_r(a: Float[Array, "b ..."], b: Float[Array, "b ..."]) -> Float[Array, " b"]:
-    directions = []
-    for images in (a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)):
-        centred = _centred(images)
-        # Of length 1 only in the end, so that no square overflows or vanishes.
-        centred = centred / jnp.abs(centred).max(axis=1, keepdims=True)
-        directions.append(centred / jnp.linalg.norm(centred, axis=1, keepdims=True))
-    return jnp.clip((directions[0] * directions[1]).sum(axis=1), -1.0, 1.0)
-
-
-@jax.jit
-def _r2(prediction: Float[Array, "b ..."], target: Float[Array, "b ..."]) -> Float[Array, " b"]:
-    prediction = prediction.reshape(prediction.shape[0], -1)
-    target = target.reshape(target.shape[0], -1)
-    size = jnp.abs(target).max(axis=1, keepdims=True)
-    residual = (((target - prediction) / size) ** 2).sum(axis=1)
-    return 1.0 - residual / ((_centred(target) / size) ** 2).sum(axis=1)
-
-
-def _centred(images: Float[Array, "b p"]) -> Float[Array, "b p"]:
-    """Images less their means; NaN where they are constant."""
-    size = jnp.abs(images).max(axis=1, keepdims=True)
-    spread = images.max(axis=1, keepdims=True) - images.min(axis=1, keepdims=True)
-    # Less one value first: the mean of what is left is not rounded at the scale of an offset.
-    shifted = images - images[:, :1]
-    centred = shifted - shifted.mean(axis=1, keepdims=True)
-    rounding = jnp.finfo(images.dtype).eps * size
-    return jnp.where(spread > _ROUNDINGS * rounding, centred, jnp.nan)
-
-
-@jax.jit
-def _nearest_images(
-    samples: Float[Array, "b h w c"], images: Real[Array, "n h w c"]
-) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
-    def nearest(sample: Array) -> tuple[Array, Array]:
-        squares = jnp.mean((to_float(images) - sample[None]) ** 2, axis=(1, 2, 3))
-        index = jnp.argmin(squares)
-        return index, jnp.sqrt(squares[index])
-
-    return jax.lax.map(nearest, samples)
-
-
-def _images(name: str, value: Any, *, keep_uint8: bool = False) -> Array:
-    """An argument as a finite floating-point array that is not empty; uint8 is scaled or kept."""
-    if not isinstance(value, jax.Array):
-        try:
-            value = np.asarray(value)
-        except ValueError as error:
-            raise ValueError(f"{name} must be an array of numbers: {error}") from error
-    dtype, shape = value.dtype, list(value.shape)
-    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer)):
-        raise ValueError(f"{name} has dtype {dtype}; expected real numbers")
-    if 0 in shape:
-        raise ValueError(f"{name} is empty: shape {shape}; expected at least one image")
-    if dtype == np.uint8 and keep_uint8:
-        return jnp.asarray(value)
-    with np.errstate(over="ignore"):  # infinite then, and refused
-        images = jnp.asarray(to_float(value).astype(jnp.result_type(float)))
-    checks.finite(name, images)
-    return images
-
-
-def _check_pair(name: str, a: Array, other: str, b: Array) -> None:
-    """Raises ValueError unless both are [batch, ...] of one shape."""
-    if a.shape != b.shape or a.ndim < 2:
-        raise ValueError(
-            f"{name} and {other} have shapes {list(a.shape)} and {list(b.shape)}; "
-            "expected the same [batch, ...] for both"
-        )
-
-
-def _warn_of_scales(name: str, a: Array, other: str, b: Array) -> None:
-    """Warns where one of two arrays seems to be in [-1, 1] and the other in other units."""
-    spans = []
-    for array in (a, b):
-        values = checks.host_values(array)
-        if values is None:
-            return
-        if values.dtype == np.uint8:
-            values = np.array([-1.0, 1.0])
-        spans.append((float(values.min()), float(values.max())))
-    for (low, high), (least, most) in (spans, spans[::-1]):
-        large = max(-low, high) > 10 and max(-least, most) <= 1.5
-        half = 0 <= low <= high <= 1 and high - low > 0.5 and least < -0.5
-        if large or half:
-            ranges = " and ".join(
-                f"{n} in [{span[0]:.3g}, {span[1]:.3g}]"
-                for n, span in zip((name, other), spans, strict=True)
-            )
-            checks.warn(
-                f"{ranges} are of different scales; expected the same for both, such as [-1, 1]"
-            )
-            return

@@ -64,3 +64,19 @@ def published_windows(name: str) -> WindowSchedule:
     """
     checks.one_of("name", name, PUBLISHED_WINDOWS)
     return WindowSchedule(tuple(int(window) for window in _PUBLISHED[name].split()))
+
+
+def published_table(dataset: str, network: str, padding: str) -> str | None:
+    """The table published for a data set and a kind of network.
+
+    Args:
+      dataset: name of the data set; that of "mnist5k" is MNIST's.
+      network: "unet" or "resnet".
+      padding: of the network, "zeros" or "circular".
+
+    Returns:
+      One of `PUBLISHED_WINDOWS`; None if none was published.
+    """
+    dataset = "mnist" if dataset == "mnist5k" else dataset
+    name = f"{dataset}/{network}/{padding}"
+    return name if name in PUBLISHED_WINDOWS else None

@@ -9,104 +9,22 @@ the number of the step alone: a run that goes on from a saved state is the run t
 stopped. It depends on the number of devices and the size of the micro-batches only by rounding.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from elsjax import checks
 from elsjax.nn import Network
-from elsjax.nn.convolution import use_cpu_gradients
-from elsjax.nn.files import network_config, network_from_config
-from elsjax.nn.network import Prediction
-from elsjax.pixels import to_float
-from elsjax.process.denoisers import per_image
-
-NUM_TIMES = 1000  # the published training draws t from this many
-Precision = Literal["float32", "bfloat16"]
-LossWeighting = Literal["uniform", "min_snr"]
-_SNR_BOUND = 5.0  # gamma of Hang et al. (2023)
-# Images per device that a CPU takes at once: what lies between layers then stays in its cache.
-_CPU_MICRO_BATCH = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingConfig:
-    """How to train; the defaults converge in hours on a CPU.
-
-    The published training is 300 epochs with batch_size=128, learning_rate=1e-4,
-    learning_rate_decay=0.999965, warmup_steps=0, ema_decay=0.
-
-    Args:
-      num_steps: optimiser steps.
-      batch_size: images in a step.
-      learning_rate: of the first step after the warm-up (AdamW, no weight decay).
-      learning_rate_decay: factor from step to step; None for a cosine to zero over num_steps.
-      warmup_steps: steps over which the learning rate rises from zero.
-      ema_decay: decay per step of the exponential moving average of the weights, which is what
-        training returns; 0 for the weights themselves.
-      clip_norm: bound on the norm of the gradient; None for none.
-      loss_weighting: of the times: "uniform", w = 1, or "min_snr", which weights the error of x_0
-        by min(SNR, 5), SNR = alpha²/sigma², so that low noise does not outweigh all else (Hang et
-        al. 2023).
-      precision: of the arithmetic; "bfloat16" keeps weights, average and optimiser in float32.
-        It pays on accelerators.
-      seed: of all that is drawn.
-
-    Raises:
-      ValueError: if an argument is outside its range.
-    """
-
-    num_steps: int = 20_000
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    learning_rate_decay: float | None = None
-    warmup_steps: int = 100
-    ema_decay: float = 0.999
-    clip_norm: float | None = None
-    loss_weighting: LossWeighting = "uniform"
-    precision: Precision = "float32"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks.positive_int("num_steps", self.num_steps)
-        checks.positive_int("batch_size", self.batch_size)
-        checks.seed("seed", self.seed)
-        checks.in_range("learning_rate", self.learning_rate, 0.0, 1.0, open_ends=True)
-        if self.learning_rate_decay is not None:
-            checks.in_range("learning_rate_decay", self.learning_rate_decay, 0.0, 1.0)
-        checks.integer("warmup_steps", self.warmup_steps, 0, self.num_steps)
-        checks.in_range("ema_decay", self.ema_decay, 0.0, 1.0)
-        if self.clip_norm is not None:
-            checks.in_range("clip_norm", self.clip_norm, 0.0, float("inf"), open_ends=True)
-        checks.one_of("loss_weighting", self.loss_weighting, get_args(LossWeighting))
-        checks.one_of("precision", self.precision, get_args(Precision))
-
-
-class TrainingState(NamedTuple):
-    """All that changes while a network is trained.
-
-    Attributes:
-      weights: of the network, float32.
-      average: their exponential moving average.
-      optimizer: state of the optimiser.
-      step: steps taken.
-    """
-
-    weights: Any
-    average: Any
-    optimizer: Any
-    step: Int[Array, ""]
+from elsjax.training.config import TrainingConfig
+from elsjax.training.step import TrainingState, initial_state, make_step
 
 
 class Progress(NamedTuple):
-    """What `train` yields.
+    """What `training_steps` yields.
 
     Attributes:
       state: after `step` steps. The next step reuses its memory: copy what has to last.
@@ -119,29 +37,7 @@ class Progress(NamedTuple):
     losses: Float[np.ndarray, " steps"]
 
 
-def initial_state(network: Network, config: TrainingConfig) -> TrainingState:
-    """The state before the first step; the network itself is left alone.
-
-    Args:
-      network: whose weights to start from.
-      config: how to train.
-
-    Returns:
-      The state.
-    """
-    weights = jax.tree.map(jnp.copy, nnx.state(network, nnx.Param))
-    # A copy each: the step gives all of their memory away, and no buffer twice.
-    return TrainingState(
-        weights, jax.tree.map(jnp.copy, weights), _optimizer(config).init(weights), jnp.array(0)
-    )
-
-
-def trained_network(network: Network, state: TrainingState) -> Network:
-    """A copy of a network with the averaged weights of a state."""
-    return nnx.merge(nnx.graphdef(network), jax.tree.map(jnp.copy, state.average))
-
-
-def train(
+def training_steps(
     network: Network,
     images: ArrayLike,
     labels: ArrayLike | None,
@@ -189,14 +85,14 @@ def train(
         (jnp.asarray(images), None if labels is None else jnp.asarray(labels, jnp.int32)),
         everywhere,
     )
-    step = _make_step(network, config, mesh)
+    step = make_step(network, config, mesh)
     return _steps(state, data, step, config, report_every)
 
 
 def check_data(
     network: Network, images: ArrayLike, labels: ArrayLike | None, config: TrainingConfig
 ) -> None:
-    """Raises the ValueError that `train` would raise for these images and labels."""
+    """Raises the ValueError that `training_steps` would raise for these images and labels."""
     _checked_data(network, images, labels, config)
 
 
@@ -266,124 +162,6 @@ def _steps(
             )
         taken = until
         yield Progress(state, taken, losses)
-
-
-def _make_step(
-    network: Network, config: TrainingConfig, mesh: jax.sharding.Mesh
-) -> Callable[..., tuple[TrainingState, Array]]:
-    """One compiled step: `(state, images, labels, order) -> (state, [loss, gradient norm])`."""
-    if config.precision == "bfloat16":
-        shadow = {**network_config(network), "dtype": "bfloat16"}
-        network = nnx.eval_shape(lambda: network_from_config(shadow, nnx.Rngs(0)))
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    if on_cpu:
-        network = nnx.clone(network)
-        use_cpu_gradients(network)
-    graph = nnx.graphdef(network)
-    optimizer = _optimizer(config)
-    seed_key = jax.random.key(config.seed)
-    local_batch = config.batch_size // mesh.size
-    micro_batch = local_batch
-    if on_cpu:
-        micro_batch = next(m for m in range(_CPU_MICRO_BATCH, 0, -1) if local_batch % m == 0)
-
-    def loss(weights: Any, x0: Array, label: Array | None, keys: Array) -> Array:
-        steps, noise = _draws(keys, x0.shape[1:])
-        t = steps / jnp.float32(NUM_TIMES)
-        alpha, sigma = (per_image(level) for level in network.schedule(t))
-        weights = jax.tree.map(lambda weight: weight.astype(network.dtype), weights)
-        predicted = nnx.merge(graph, weights)(alpha * x0 + sigma * noise, t, label)
-        target = _target(network.prediction, x0, noise, alpha, sigma)
-        error = (predicted.astype(jnp.float32) - target) ** 2
-        if config.loss_weighting == "min_snr":
-            error = _min_snr_weight(network.prediction, alpha, sigma) * error
-        return jnp.mean(error)
-
-    def local_gradient(weights: Any, batch: tuple[Array | None, ...]) -> tuple[Array, Any]:
-        """Loss and gradient over one device's part of the batch."""
-        parts = jax.tree.map(lambda a: a.reshape(-1, micro_batch, *a.shape[1:]), batch)
-        gradient = jax.value_and_grad(loss)
-
-        def add(total: Any, part: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradient(weights, *part)), None
-
-        zero = jax.tree.map(jnp.zeros_like, (jax.lax.pcast(0.0, "data", to="varying"), weights))
-        total, _ = jax.lax.scan(add, zero, parts)
-        return jax.tree.map(lambda a: a / (local_batch // micro_batch), total)
-
-    @jax.shard_map(mesh=mesh, in_specs=jax.P(), out_specs=jax.P())
-    def mean_gradient(
-        weights: Any, step: Array, images: Array, labels: Array | None, order: Array
-    ) -> tuple[Array, Any]:
-        first = jax.lax.axis_index("data") * local_batch
-        place = first + jnp.arange(local_batch)
-        per_epoch = order.shape[0] // config.batch_size
-        index = order[(step % per_epoch) * config.batch_size + place]
-        step_key = jax.random.fold_in(seed_key, step)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, place)
-        chosen = (to_float(images[index]), None if labels is None else labels[index], keys)
-        weights = jax.lax.pcast(weights, "data", to="varying")
-        return jax.lax.pmean(local_gradient(weights, chosen), "data")
-
-    @jax.jit(donate_argnames="state")
-    def step(
-        state: TrainingState, images: Array, labels: Array | None, order: Array
-    ) -> tuple[TrainingState, Array]:
-        value, gradient = mean_gradient(state.weights, state.step, images, labels, order)
-        updates, moments = optimizer.update(gradient, state.optimizer, state.weights)
-        weights = optax.apply_updates(state.weights, updates)
-        # A short average at first, so that it does not remember how it started.
-        decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
-        average = optax.incremental_update(weights, state.average, 1 - decay)
-        measured = jnp.stack([value, optax.tree.norm(gradient)])
-        return TrainingState(weights, average, moments, state.step + 1), measured
-
-    return step
-
-
-def _target(prediction: Prediction, x0: Array, noise: Array, alpha: Array, sigma: Array) -> Array:
-    """What the network is to predict, [B, H, W, C]."""
-    if prediction == "noise":
-        return noise
-    return x0 if prediction == "x0" else alpha * noise - sigma * x0
-
-
-def _min_snr_weight(prediction: Prediction, alpha: Array, sigma: Array) -> Array:
-    """The weight of what is predicted that weights the error of x_0 by min(SNR, gamma).
-
-    An error of x_0 is that of the velocity times sigma, that of the noise times sigma / alpha.
-    """
-    weight = jnp.minimum(alpha**2, _SNR_BOUND * sigma**2)  # of the velocity; 0 at sigma = 0
-    if prediction == "noise":
-        return weight / alpha**2
-    if prediction == "velocity":
-        return weight
-    return jnp.minimum(alpha**2 / sigma**2, _SNR_BOUND)
-
-
-def _draws(
-    keys: Key[Array, " b"], shape: tuple[int, ...]
-) -> tuple[Int[Array, " b"], Float[Array, "b h w c"]]:
-    """Time steps and noise of a batch. They belong to the seed: their types are stated."""
-    pairs = jax.vmap(jax.random.split)(keys)
-    time_keys, noise_keys = pairs[:, 0], pairs[:, 1]
-    steps = jax.vmap(lambda key: jax.random.randint(key, (), 0, NUM_TIMES, jnp.int32))(time_keys)
-    return steps, jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(noise_keys)
-
-
-def _optimizer(config: TrainingConfig) -> optax.GradientTransformation:
-    rest = config.num_steps - config.warmup_steps
-    if config.learning_rate_decay is None:
-        schedule = optax.cosine_decay_schedule(config.learning_rate, max(rest, 1))
-    else:
-        schedule = optax.exponential_decay(config.learning_rate, 1, config.learning_rate_decay)
-    if config.warmup_steps:
-        rise = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
-        schedule = optax.join_schedules([rise, schedule], [config.warmup_steps])
-    adam = optax.adamw(schedule, weight_decay=0.0)
-    if config.clip_norm is None:
-        return adam
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
 
 
 @jax.jit(static_argnames="count")
