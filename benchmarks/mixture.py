@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import scipy
 import tyro
@@ -22,34 +23,38 @@ from jaxtyping import Array, ArrayLike, Float
 from tqdm import tqdm
 
 import elsjax
-from elsjax.cli.experiment import Experiment, own_kind
-from elsjax.cli.painting import Painter
-from elsjax.cli.window import parse_window, published_table
 from elsjax.experiments.comparison import machine_grid
-from elsjax.experiments.runs import Run
+from elsjax.experiments.counterparts import own_kind, own_table
+from elsjax.experiments.runs import Run, environment
+from elsjax.experiments.states import States
+from elsjax.nn.zoo import zoo
 from elsjax.parallel import use_all_cores
-from elsjax.process.denoisers import Denoiser
 
 # Stands for an equality in least squares.
 STRICT = 1e3
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Experiment):
+class Options:
     """What to compare: --num-samples are tested, from --seed."""
 
     network: str = "fashion_mnist/unet/zeros"
+    """One that `elsjax zoo` lists."""
     num_samples: int = 10
+    num_steps: int = 20
+    """Steps of the time grid from 1 to 0."""
+    seed: int = 0
     windows: tuple[int, ...] = (3, 5, 7, 9, 11, 13, 15, 17, 21, 25)
     fit_samples: int = 10
     fit_seed: int = 1
+    data_dir: str | None = None
     out: Path = Path("mixture")
     """Folder to write."""
     overwrite: bool = False
     """Replace the folder if it exists."""
 
 
-class Mixture(Denoiser):
+class Mixture(elsjax.Denoiser):
     """The weighted mean of a machine's estimates through several windows."""
 
     def __init__(
@@ -84,88 +89,159 @@ def fit(
     return weights / weights.sum(), ((estimates - target) ** 2).reshape(len(estimates), -1).mean(1)
 
 
-def along(
-    options: Options, network: Denoiser, machine: elsjax.ScoreMachine, noise: np.ndarray, name: str
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Estimates through each window, and the network's, along the network's trajectories."""
-    label = options.labels(network)
-    times, _ = machine_grid("late", options.num_steps, None)
-    x = noise
-    steps = elsjax.reverse_process(network, noise, label=label, times=times)
-    for step in tqdm(steps, total=len(times) - 1, desc=name, unit="step"):
-        estimates = [machine.with_window(p).denoise(x, step.t, label) for p in options.windows]
-        yield np.stack(estimates), np.asarray(step.x0)
-        x = step.x
+class Problem:
+    """A network, a machine over its training images, and noise for both."""
+
+    def __init__(self, options: Options) -> None:
+        entry = zoo()[options.network]
+        self.options = options
+        self.network = elsjax.load_pretrained(options.network)
+        data = elsjax.load_dataset(
+            entry.dataset,
+            entry.split,
+            entry.num_images,
+            self.network.image_shape[0],
+            options.data_dir,
+        )
+        self.machine = elsjax.ScoreMachine(
+            own_kind(self.network),
+            data.pixels,
+            data.labels,
+            window=options.windows[0],
+            schedule=self.network.schedule,
+            mesh=elsjax.make_mesh(),
+        )
+        self.table = own_table(self.network, entry.dataset)
+        self.times, _ = machine_grid("late", options.num_steps, None)
+
+    def noise(self, num_samples: int, seed: int) -> Array:
+        return elsjax.initial_noise(jax.random.key(seed), num_samples, self.network.image_shape)
+
+    def label(self, num_samples: int) -> np.ndarray | None:
+        """All classes of the network in turn."""
+        classes = self.network.num_classes
+        return None if classes is None else np.arange(num_samples, dtype=np.int32) % classes
+
+    def along(
+        self, num_samples: int, seed: int, name: str
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Estimates through each window, and the network's, along the network's trajectories."""
+        x, label = self.noise(num_samples, seed), self.label(num_samples)
+        steps = elsjax.reverse_process(self.network, x, label=label, times=self.times)
+        for step in tqdm(steps, total=len(self.times) - 1, desc=name, unit="step"):
+            estimates = [
+                self.machine.with_window(p).denoise(x, step.t, label) for p in self.options.windows
+            ]
+            yield np.stack(estimates), np.asarray(step.x0)
+            x = step.x
 
 
-def main(options: Options) -> None:
-    """Fits, tests, prints and writes."""
-    with Run(options.out, overwrite=options.overwrite) as run:
-        measure(options, run)
+def fitted(problem: Problem, run: Run) -> dict[str, np.ndarray]:
+    """Weights of the windows and the error of each alone, at each time, [S, n]."""
+    options = problem.options
+    shape = (len(problem.times) - 1, len(options.windows))
+    found = run.load_arrays("weights.npz", dict.fromkeys(("weights", "errors"), (float, shape)))
+    if found is None:
+        pairs = problem.along(options.fit_samples, options.fit_seed, "fit")
+        weights, errors = zip(*(fit(*pair) for pair in pairs), strict=True)
+        found = {"weights": np.stack(weights), "errors": np.stack(errors).astype(float)}
+        run.save_arrays("weights.npz", found)
+    return found
+
+
+def tested(problem: Problem, run: Run, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Error of each of several weightings at each time, [S], along other trajectories."""
+    options = problem.options
+    like = dict.fromkeys(weights, (float, (len(problem.times) - 1,)))
+    errors = run.load_arrays("errors.npz", like)
+    if errors is None:
+        found = [
+            [np.mean((np.tensordot(w[step], estimates, 1) - x0) ** 2) for w in weights.values()]
+            for step, (estimates, x0) in enumerate(
+                problem.along(options.num_samples, options.seed, "test")
+            )
+        ]
+        errors = dict(zip(weights, np.transpose(found).astype(float), strict=True))
+        run.save_arrays("errors.npz", errors)
+    return errors
+
+
+def compared(problem: Problem, states: States, weights: dict[str, np.ndarray]) -> elsjax.Comparison:
+    """Samples by each weighting, by the published windows, and by the network."""
+    options = problem.options
+    denoisers: dict[str, elsjax.Denoiser] = {
+        name: Mixture(problem.machine, options.windows, problem.times[:-1], w)
+        for name, w in weights.items()
+    }
+    if problem.table is not None:
+        window = elsjax.published_windows(problem.table)
+        denoisers["published windows"] = problem.machine.with_window(window)
+    with tqdm(total=(len(denoisers) + 1) * (len(problem.times) - 1), unit="step") as bar:
+        taken: dict[str, int] = {}
+
+        def progress(name: str, done: int, total: int) -> None:
+            taken[name] = done
+            bar.set_description(name)
+            bar.update(sum(taken.values()) - bar.n)
+
+        return elsjax.compare(
+            problem.network,
+            denoisers,
+            problem.noise(options.num_samples, options.seed),
+            label=problem.label(options.num_samples),
+            num_steps=options.num_steps,
+            network_steps=(options.num_steps,),
+            states=states,
+            progress=progress,
+        )
 
 
 def measure(options: Options, run: Run) -> None:
-    options.check_options()
-    use_all_cores()
-    network = options.load_network()
-    images = options.data_options(network)
-    data = options.load_data(network, images)
-    machine = options.machine(own_kind(network), data, network, options.windows[0])
-    fitting = dataclasses.replace(options, num_samples=options.fit_samples, seed=options.fit_seed)
-    label, noise = options.labels(network), options.noise(data)
-    config = {"benchmark": "mixture", **options.describe(images, data, label)}
-    config["windows"] = list(options.windows)
-    run.start(config)
-    times, _ = machine_grid("late", options.num_steps, None)
-    shape = (len(times) - 1, len(options.windows))
-    fitted = run.load_arrays("weights.npz", dict.fromkeys(("weights", "errors"), (float, shape)))
-    if fitted is None:
-        rows = [fit(*pair) for pair in along(fitting, network, machine, fitting.noise(data), "fit")]
-        fitted = {
-            "weights": np.stack([w for w, _ in rows]),
-            "errors": np.stack([e for _, e in rows]).astype(float),
-        }
-        run.save_arrays("weights.npz", fitted)
-    best = np.eye(len(options.windows))[fitted["errors"].argmin(axis=1)]
-    single = {"best windows": best, "mixture": fitted["weights"]}
-    errors = run.load_arrays("errors.npz", dict.fromkeys(single, (float, shape[:1])))
-    if errors is None:
-        pairs = along(options, network, machine, noise, "test")
-        found = [
-            [np.mean((np.tensordot(w[step], estimates, 1) - x0) ** 2) for w in single.values()]
-            for step, (estimates, x0) in enumerate(pairs)
-        ]
-        errors = dict(zip(single, np.transpose(found), strict=True))
-        run.save_arrays("errors.npz", errors)
-    denoisers: dict[str, Denoiser] = {
-        "network": network,
-        **{name: Mixture(machine, options.windows, times[:-1], w) for name, w in single.items()},
-    }
-    architecture = "resnet" if isinstance(network, elsjax.nn.ResNet) else "unet"
-    table = published_table(images.dataset, architecture, network.padding)
-    if table is not None:
-        window = parse_window(table)
-        denoisers["published windows"] = options.machine(own_kind(network), data, network, window)
-    painter = Painter(run, noise, label, options.num_samples)
-    arrays = {name: painter.paint(name, d, times, ())[0] for name, d in denoisers.items()}
-    run.save_arrays("samples.npz", {"noise": noise, **arrays})
-    for step, t in enumerate(times[:-1]):
-        window = options.windows[best[step].argmax()]
-        of_best, of_mixture = (errors[name][step] for name in single)
-        weights = zip(options.windows, fitted["weights"][step], strict=True)
-        shown = [f"{p}: {w:.2f}" for p, w in weights if w > 0]
-        print(f"t = {t:.2f}: P = {window}: {of_best:.4f}, mixture: {of_mixture:.4f} of", *shown)
-    summary: dict[str, Any] = {"times": times[:-1].tolist()}
-    for name in [name for name in arrays if name != "network"]:
-        r = np.asarray(elsjax.pearson_r(arrays[name], arrays["network"]))
-        r2 = np.asarray(elsjax.r2(arrays[name], arrays["network"]))
+    problem = Problem(options)
+    config = dataclasses.asdict(options)
+    del config["out"], config["overwrite"]
+    run.start({"benchmark": "mixture", **config, **environment()})
+    fit_results = fitted(problem, run)
+    best = np.eye(len(options.windows))[fit_results["errors"].argmin(axis=1)]
+    weights = {"best windows": best, "mixture": fit_results["weights"]}
+    errors = tested(problem, run, weights)
+    states = States(run)
+    found = compared(problem, states, weights)
+    images = {name: samples.images for name, samples in found.machines.items()}
+    network = found.network[options.num_steps].images
+    run.save_arrays("samples.npz", {"noise": found.noise, "network": network, **images})
+    print_weights(problem, weights, errors)
+    summary: dict[str, Any] = {"times": problem.times[:-1].tolist()}
+    for name in found.machines:
+        measures = found.measures(name, options.num_steps)
+        r, r2 = measures["pearson_r"], measures["r2"]
         summary[name] = {"pearson_r": r.tolist(), "r2": r2.tolist()}
         if name in errors:
             summary[name]["errors"] = errors[name].tolist()
         print(f"{name}: median r = {np.median(r):.3f}, r2 = {np.median(r2):.3f}")
     run.save_json("summary.json", summary)
-    painter.forget()
+    states.forget()
     run.finish()
+
+
+def print_weights(
+    problem: Problem, weights: dict[str, np.ndarray], errors: dict[str, np.ndarray]
+) -> None:
+    """A line for each time: the best window, the mixture, and the error of each."""
+    windows = problem.options.windows
+    for step, t in enumerate(problem.times[:-1]):
+        window = windows[weights["best windows"][step].argmax()]
+        of_best, of_mixture = (errors[name][step] for name in weights)
+        used = zip(windows, weights["mixture"][step], strict=True)
+        shown = [f"{p}: {w:.2f}" for p, w in used if w > 0]
+        print(f"t = {t:.2f}: P = {window}: {of_best:.4f}, mixture: {of_mixture:.4f} of", *shown)
+
+
+def main(options: Options) -> None:
+    """Fits, tests, prints and writes."""
+    use_all_cores()
+    with Run(options.out, overwrite=options.overwrite) as run:
+        measure(options, run)
 
 
 if __name__ == "__main__":

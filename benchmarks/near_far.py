@@ -25,7 +25,6 @@ import tyro
 from matplotlib.figure import Figure
 
 import elsjax
-from elsjax.cli.window import parse_window
 from elsjax.parallel import use_all_cores
 
 TRAJECTORY_IMAGES, PUBLISHED_IMAGES = 1000, 512
@@ -55,7 +54,7 @@ class Options:
 
 def trajectories(options: Options, data: elsjax.Dataset) -> dict[float, np.ndarray]:
     """Noisy images at the times asked for."""
-    window = parse_window(options.window)
+    window = elsjax.published_windows(options.window)
     few = slice(TRAJECTORY_IMAGES)
     machine = elsjax.ScoreMachine(
         "bbels", data.pixels[few], data.labels[few], window=window, mesh=elsjax.make_mesh()
@@ -89,7 +88,7 @@ def published_seconds(options: Options, data: elsjax.Dataset, x: np.ndarray, t: 
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     module = getattr(published, MODULES["bbels"])(
         torch.utils.data.TensorDataset(pixels, torch.zeros(len(images))),
-        kernel_size=parse_window(options.window)(t),
+        kernel_size=elsjax.published_windows(options.window)(t),
         image_size=images.shape[1],
         channels=images.shape[3],
     )
@@ -106,7 +105,7 @@ def rows_of(
     options: Options, data: elsjax.Dataset, noisy: dict[float, np.ndarray]
 ) -> list[dict[str, Any]]:
     """One row for each time and tolerance, over one number of training images."""
-    window, mesh = parse_window(options.window), elsjax.make_mesh()
+    window, mesh = elsjax.published_windows(options.window), elsjax.make_mesh()
     exact_machine, *machines = (
         elsjax.ScoreMachine(
             "bbels", data.pixels, data.labels, window=window, tolerance=tolerance, mesh=mesh

@@ -12,6 +12,7 @@ Both results are compared first. CIFAR10 is left out where it is not prepared.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -78,6 +79,61 @@ def seconds_of(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def both_scores(
+    published: Any, kind: str, window: int, images: np.ndarray, x: np.ndarray
+) -> tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]:
+    """What computes the score of noisy images: the published code, and ours."""
+
+    def as_torch(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
+
+    data = torch.utils.data.TensorDataset(as_torch(images), torch.zeros(len(images)))
+    theirs = getattr(published, MODULES[kind])(
+        data, kernel_size=window, image_size=32, channels=images.shape[3]
+    )
+    ours = elsjax.ScoreMachine(kind, images, window=window, mesh=elsjax.make_mesh())
+    # The published bbELS takes one noisy image at a time.
+    batches = as_torch(x).split(1 if kind == "bbels" else len(x))
+
+    def run_theirs() -> np.ndarray:
+        with torch.no_grad():
+            time, device = torch.full((1,), TIME), torch.device("cpu")
+            scores = [theirs(time, batch, device=device) for batch in batches]
+        return torch.cat(scores).permute(0, 2, 3, 1).numpy()
+
+    return run_theirs, lambda: np.asarray(ours.score(x, TIME))
+
+
+def row_of(
+    run_theirs: Callable[[], np.ndarray], run_ours: Callable[[], np.ndarray], repetitions: int
+) -> dict[str, Any]:
+    """Both scores compared, then timed in turn."""
+    alpha, sigma = elsjax.CosineSchedule()(TIME)
+    # The first of ours compiles. Of theirs, some pixels may underflow to 0 / 0.
+    score = run_theirs()
+    differences = np.abs(run_ours() - score)[np.isfinite(score)] * sigma**2 / alpha
+    times = [(seconds_of(run_theirs), seconds_of(run_ours)) for _ in range(repetitions)]
+    slow, fast = map(statistics.median, zip(*times, strict=True))
+    return {
+        "published_s": slow,
+        "elsjax_s": fast,
+        "ratio": slow / fast,
+        "all_s": times,
+        "largest_difference_of_x0": float(differences.max()),
+        "published_not_finite": score.size - differences.size,
+    }
+
+
+def print_row(row: dict[str, Any]) -> None:
+    ours = [fast for _, fast in row["all_s"]]
+    print(
+        f"{row['data']:8}{row['machine']:8}{row['window']:7}{row['published_s']:13.3f}"
+        f"{row['elsjax_s']:13.3f}{max(ours) / min(ours):13.2f}{row['ratio']:13.1f}"
+        f"{row['largest_difference_of_x0']:13.1e}{row['published_not_finite']:13}",
+        flush=True,
+    )
+
+
 def main(options: Options) -> None:
     use_all_cores()
     published = published_code(options.checkout)
@@ -86,59 +142,14 @@ def main(options: Options) -> None:
     print(f"{'data':8}{'machine':8}{'window':>7}" + "".join(f"{name:>13}" for name in columns))
     for name, pixels in data_sets().items():
         images = pixels.astype(np.float32) / 127.5 - 1
-        torch_images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-        data = torch.utils.data.TensorDataset(torch_images, torch.zeros(len(images)))
         noise = elsjax.initial_noise(jax.random.key(0), options.batch, images.shape[1:])
         alpha, sigma = elsjax.CosineSchedule()(TIME)
         x = np.array(alpha * images[: options.batch] + sigma * noise)
-        torch_x = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
-        for kind, module in MODULES.items():
-            for window in options.windows:
-                theirs = getattr(published, module)(
-                    data, kernel_size=window, image_size=32, channels=images.shape[3]
-                )
-                ours = elsjax.ScoreMachine(kind, pixels, window=window, mesh=elsjax.make_mesh())
-
-                # The published bbELS takes one noisy image at a time.
-                batches = torch_x.split(1 if kind == "bbels" else options.batch)
-
-                def run_theirs(theirs: Any = theirs, batches: Any = batches) -> np.ndarray:
-                    with torch.no_grad():
-                        time, device = torch.full((1,), TIME), torch.device("cpu")
-                        scores = [theirs(time, x, device=device) for x in batches]
-                    return torch.cat(scores).permute(0, 2, 3, 1).numpy()
-
-                def run_ours(ours: Any = ours, x: Any = x) -> np.ndarray:
-                    return np.asarray(ours.score(x, TIME))
-
-                # The first of ours compiles. Of theirs, some pixels may underflow to 0 / 0.
-                score = run_theirs()
-                differences = np.abs(run_ours() - score)[np.isfinite(score)] * sigma**2 / alpha
-                difference = float(differences.max())
-                times = [
-                    (seconds_of(run_theirs), seconds_of(run_ours))
-                    for _ in range(options.repetitions)
-                ]
-                slow, fast = map(statistics.median, zip(*times, strict=True))
-                spread = max(t for _, t in times) / min(t for _, t in times)
-                row = {
-                    "data": name,
-                    "num_images": len(images),
-                    "machine": kind,
-                    "window": window,
-                    "published_s": slow,
-                    "elsjax_s": fast,
-                    "ratio": slow / fast,
-                    "all_s": times,
-                    "largest_difference_of_x0": difference,
-                    "published_not_finite": score.size - differences.size,
-                }
-                rows.append(row)
-                print(
-                    f"{name:8}{kind:8}{window:7}{slow:13.3f}{fast:13.3f}{spread:13.2f}"
-                    f"{slow / fast:13.1f}{difference:13.1e}{row['published_not_finite']:13}",
-                    flush=True,
-                )
+        for kind, window in itertools.product(MODULES, options.windows):
+            runs = both_scores(published, kind, window, images, x)
+            case = {"data": name, "num_images": len(images), "machine": kind, "window": window}
+            rows.append({**case, **row_of(*runs, options.repetitions)})
+            print_row(rows[-1])
     mean = math.exp(statistics.mean(math.log(row["ratio"]) for row in rows))
     print(f"geometric mean of the ratios: {mean:.1f}")
     if options.out:
