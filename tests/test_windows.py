@@ -1,7 +1,7 @@
 import pytest
 
 import elsjax
-from elsjax.process.windows import PUBLISHED_WINDOWS
+from elsjax.process.windows import PUBLISHED_WINDOWS, published_table
 
 
 def test_published_tables_have_an_entry_for_every_step():
@@ -31,3 +31,10 @@ def test_wrong_schedules_are_refused(windows, message):
 def test_unknown_table_lists_the_known_ones():
     with pytest.raises(ValueError, match="name='mnist' is not known; .*mnist/unet/zeros"):
         elsjax.published_windows("mnist")
+
+
+def test_the_table_of_a_data_set_and_a_kind_of_network():
+    assert published_table("cifar10", "resnet", "circular") == "cifar10/resnet/circular"
+    assert published_table("mnist5k", "unet", "zeros") == "mnist/unet/zeros"
+    assert published_table("mnist5k", "unet", "circular") is None
+    assert published_table("photos", "unet", "zeros") is None

@@ -115,7 +115,8 @@ class Train:
         run.start(self._record(data, network, images))
         self.data.print_labels(data)
         heldout = None if images is None else (images.pixels, images.labels)
-        checkpoints, start = self._start(run, network, data, heldout)
+        beginning = self._beginning(run, network, data, heldout)
+        checkpoints, start = self._earlier(run, beginning)
         with self._bar(len(start.losses)) as bar:
 
             def report(result: elsjax.TrainingResult) -> None:
@@ -162,28 +163,27 @@ class Train:
             smoothing=0.05,
         )
 
-    def _start(
-        self, run: Run, network: Network, data: Dataset, heldout: Heldout | None
+    def _earlier(
+        self, run: Run, beginning: elsjax.TrainingResult
     ) -> tuple[Checkpoints, elsjax.TrainingResult]:
         """Where an earlier start of this run left it, or the beginning."""
-        start = self._beginning(run, network, data, heldout)
         checkpoints = Checkpoints(run.folder("checkpoints"))
-        state = checkpoints.latest(start.state)
-        curve = start.heldout
+        state = checkpoints.latest(beginning.state)
+        curve = beginning.heldout
         if state is None:
-            return checkpoints, _until(start, start.state, start.losses)
+            return checkpoints, _until(beginning, beginning.state, beginning.losses)
         taken = int(state.step)
         saved = run.load_arrays("losses.npz", {"losses": (np.float32, (None,))})
         measured = curve is None or len(curve.until(taken).steps) >= taken // self.evaluate_every
         if saved is not None and len(saved["losses"]) >= taken and measured:
-            return checkpoints, _until(start, state, saved["losses"][:taken])
+            return checkpoints, _until(beginning, state, saved["losses"][:taken])
         # Without these the result would not be that of the run that was never stopped.
         lost = "losses" if measured else "held-out errors"
         checks.warn(f"the {lost} of the unfinished run are lost; it starts anew")
         checkpoints.close()
         run.remove("checkpoints")
         checkpoints = Checkpoints(run.folder("checkpoints"))
-        return checkpoints, _until(start, start.state, start.losses)
+        return checkpoints, _until(beginning, beginning.state, beginning.losses)
 
     def _beginning(
         self, run: Run, network: Network, data: Dataset, heldout: Heldout | None
@@ -284,11 +284,11 @@ class Train:
 
 
 def _until(
-    start: elsjax.TrainingResult, state: TrainingState, losses: np.ndarray
+    beginning: elsjax.TrainingResult, state: TrainingState, losses: np.ndarray
 ) -> elsjax.TrainingResult:
-    """A result in a state, with the losses and held-out errors up to it."""
-    curve = None if start.heldout is None else start.heldout.until(len(losses))
-    return dataclasses.replace(start, state=state, losses=losses, heldout=curve)
+    """The result in a state, with the losses and held-out errors up to it."""
+    curve = None if beginning.heldout is None else beginning.heldout.until(len(losses))
+    return dataclasses.replace(beginning, state=state, losses=losses, heldout=curve)
 
 
 def _show(bar: tqdm, result: elsjax.TrainingResult, batch_size: int) -> None:

@@ -19,7 +19,7 @@ from elsjax.experiments.heldout import TIMES, HeldoutCurve, heldout_error
 from elsjax.nn import Network
 from elsjax.process.denoisers import Denoiser
 from elsjax.training.config import TrainingConfig
-from elsjax.training.loop import check_data, training_steps
+from elsjax.training.loop import Progress, check_data, training_steps
 from elsjax.training.step import TrainingState, initial_state, trained_network
 
 Heldout = tuple[ArrayLike, ArrayLike | None]
@@ -93,7 +93,6 @@ def train(
     result = start_training(network, images, config, heldout) if resume is None else resume
     if (result.heldout is None) != (heldout is None):
         raise ValueError("resume has held-out errors only where heldout is given; expected both")
-    losses = [result.losses]
     for progress in training_steps(
         network,
         images,
@@ -102,13 +101,10 @@ def train(
         state=result.state,
         report_every=math.gcd(report_every, evaluate_every),
     ):
-        losses.append(progress.losses)
-        result = TrainingResult(network, progress.state, np.concatenate(losses), result.heldout)
+        result = _extended(result, progress)
         due = progress.step % evaluate_every == 0 or progress.step == config.num_steps
-        if due and heldout is not None and result.heldout is not None:
-            errors = _errors(result.network, heldout, config.seed)
-            curve = result.heldout.extended(progress.step, errors)
-            result = dataclasses.replace(result, heldout=curve)
+        if due and heldout is not None:
+            result = _measured(result, heldout, config.seed)
         if report is not None:
             report(result)
     return result
@@ -141,6 +137,21 @@ def start_training(
         none = np.empty(0, np.int64)
         curve = HeldoutCurve(np.array(TIMES), wiener, none, np.empty((0, len(TIMES))))
     return TrainingResult(network, initial_state(network, config), np.empty(0, np.float32), curve)
+
+
+def _extended(result: TrainingResult, progress: Progress) -> TrainingResult:
+    """The result after some more steps."""
+    losses = np.concatenate([result.losses, progress.losses])
+    return TrainingResult(result.start, progress.state, losses, result.heldout)
+
+
+def _measured(result: TrainingResult, heldout: Heldout, seed: int) -> TrainingResult:
+    """The result with the held-out errors of its network."""
+    if result.heldout is None:
+        return result
+    errors = _errors(result.network, heldout, seed)
+    curve = result.heldout.extended(len(result.losses), errors)
+    return dataclasses.replace(result, heldout=curve)
 
 
 def _checked_heldout(network: Network, heldout: Heldout) -> Heldout:
