@@ -39,9 +39,9 @@ class Compare(Experiment):
     """Machines to compare. Default: IS, LS, and ELS for a network with circular padding, else
     bbELS."""
     window: str | None = None
-    """Window P(t): an odd number, several from low to high noise with commas between, the name
-    of a published table, a windows.json of `elsjax calibrate`, or a published scales_*.pt. Default:
-    the table published for the network's data set, kind and padding."""
+    """Window P(t): an odd number, several from low to high noise with commas between, the name of a
+    published table, a windows.json of `elsjax calibrate`, or a published scales_*.pt. Default: the
+    table published for the network's data set, kind and padding."""
     protocol: Protocol = "late"
     """Where network and machines start: both one of the machines' steps after t = 1 (late), both at
     t = 1 (aligned), or the network at t = 1 and the machines one step later (published)."""

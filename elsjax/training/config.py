@@ -17,20 +17,21 @@ class TrainingConfig:
     learning_rate_decay=0.999965, warmup_steps=0, ema_decay=0.
 
     Args:
-      num_steps: optimiser steps.
-      batch_size: images in a step.
-      learning_rate: of the first step after the warm-up (AdamW, no weight decay).
-      learning_rate_decay: factor from step to step; None for a cosine to zero over num_steps.
-      warmup_steps: steps over which the learning rate rises from zero.
-      ema_decay: decay per step of the exponential moving average of the weights, which is what
+      num_steps: Number of optimiser steps.
+      batch_size: Number of images in a step.
+      learning_rate: Learning rate of the first step after the warm-up (AdamW, no weight decay).
+      learning_rate_decay: Factor of the learning rate from step to step; None for a cosine to zero
+        over num_steps.
+      warmup_steps: Number of steps over which the learning rate rises from zero.
+      ema_decay: Decay per step of the exponential moving average of the weights, which is what
         training returns; 0 for the weights themselves.
-      clip_norm: bound on the norm of the gradient; None for none.
-      loss_weighting: of the times: "uniform", w = 1, or "min_snr", which weights the error of x_0
-        by min(SNR, 5), SNR = alpha²/sigma², so that low noise does not outweigh all else (Hang et
-        al. 2023).
-      precision: of the arithmetic; "bfloat16" keeps weights, average and optimiser in float32.
-        It pays on accelerators.
-      seed: of all that is drawn.
+      clip_norm: Bound on the norm of the gradient; None for no bound.
+      loss_weighting: Weights of the times in the loss: "uniform", w = 1, or "min_snr", which
+        weights the error of x_0 by min(SNR, 5), SNR = alpha²/sigma², so that low noise does not
+        outweigh all else (Hang et al. 2023).
+      precision: Precision of the arithmetic; "bfloat16" keeps weights, average and optimiser in
+        float32. It pays on accelerators.
+      seed: Seed of the order of the images, of the times and of the noise.
 
     Raises:
       ValueError: if an argument is outside its range.
