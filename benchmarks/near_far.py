@@ -106,12 +106,11 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """One row for each time and tolerance, over one number of training images."""
     window, mesh = elsjax.published_windows(options.window), elsjax.make_mesh()
-    exact_machine, *machines = (
-        elsjax.ScoreMachine(
-            "bbels", data.pixels, data.labels, window=window, tolerance=tolerance, mesh=mesh
-        )
-        for tolerance in (None, *options.tolerance)
-    )
+    exact_machine = elsjax.ScoreMachine("bbels", data.pixels, data.labels, window=window, mesh=mesh)
+    machines = [
+        exact_machine.with_index(tolerance, labels=(options.label,))
+        for tolerance in options.tolerance
+    ]
     rows = []
     for t, x in noisy.items():
         exact = np.asarray(exact_machine.denoise(x, t, options.label))  # compiles

@@ -338,6 +338,29 @@ class IndexedMachine(Denoiser):
         raise AttributeError(f"{name!r} cannot be set: a machine does not change")
 
     @property
+    def window(self) -> Window:
+        """The window of the machine."""
+        return self.machine.window
+
+    def with_window(self, window: Window) -> Self:
+        """The same machine seen through another window, of whose sides each has an index.
+
+        Args:
+          window: odd side P of the window, or a `WindowSchedule` for P(t).
+
+        Returns:
+          A machine that shares the images and the indices.
+
+        Raises:
+          ValueError: if the window does not suit the kind, or a side of it has no index.
+        """
+        machine = self.machine.with_window(window)
+        for side in _sides(machine.window):
+            if any(side not in of_label for of_label in self.indices.values()):
+                raise ValueError(f"window={side} has no index; give it to with_index's machine")
+        return type(self)(machine, self.tolerance, self.indices)
+
+    @property
     def labels(self) -> tuple[int, ...]:
         """The classes that can be conditioned on: those that have an index."""
         return tuple(sorted(label for label in self.indices if label is not None))

@@ -10,7 +10,7 @@ from small_inputs import KEY, LABELS, PIXELS, X, machine, resnet
 import elsjax
 from elsjax.experiments.calibration import similarities
 from elsjax.nn import AttentionUNet, ResNet, UNet
-from elsjax.training import loop as training
+from elsjax.training.config import TrainingConfig
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ WRONG = [
         lambda: AttentionUNet((8, 8, 1), attention_levels=(1.0,), rngs=nnx.Rngs(0)),
         "attention_levels=1.0 must be an integer",
     ),
-    (lambda: training.TrainingConfig(learning_rate="1e-3"), "learning_rate='1e-3' must lie"),
-    (lambda: training.TrainingConfig(ema_decay=float("nan")), "ema_decay=nan must lie"),
-    (lambda: training.TrainingConfig(warmup_steps=1.5), "warmup_steps=1.5 must be an integer"),
+    (lambda: TrainingConfig(learning_rate="1e-3"), "learning_rate='1e-3' must lie"),
+    (lambda: TrainingConfig(ema_decay=float("nan")), "ema_decay=nan must lie"),
+    (lambda: TrainingConfig(warmup_steps=1.5), "warmup_steps=1.5 must be an integer"),
     (lambda: similarities(machine(), None, (3,), X), "machine=None must be a ScoreMachine"),
     (lambda: similarities(machine(), machine(), 3, X), "windows=3 must be a sequence"),
 ]  # fmt: skip

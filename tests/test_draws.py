@@ -11,6 +11,8 @@ import elsjax
 from elsjax.nn import layers
 from elsjax.nn.embedding import Embedding
 from elsjax.training import loop as training
+from elsjax.training import step
+from elsjax.training.config import TrainingConfig
 
 
 def of_both_precisions(draw):
@@ -43,7 +45,7 @@ def test_noise_of_the_sde_is_the_same_in_both_precisions():
 
 def test_what_training_draws_is_the_same_in_both_precisions():
     keys = jax.random.split(KEY, 3)
-    same(*of_both_precisions(lambda: training._draws(keys, (4, 5, 2))))
+    same(*of_both_precisions(lambda: step._draws(keys, (4, 5, 2))))
     same(*of_both_precisions(lambda: training._order(KEY, 3, 50)))
 
 
@@ -69,4 +71,4 @@ def test_weights_start_the_same_in_every_precision(dtype):
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.0, True, "a", None])
 def test_seeds_that_would_depend_on_the_precision(seed):
     with pytest.raises(ValueError, match=f"seed={seed!r} must be an integer from 0 to 4294967295"):
-        training.TrainingConfig(seed=seed)
+        TrainingConfig(seed=seed)

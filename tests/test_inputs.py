@@ -13,6 +13,7 @@ from small_inputs import IMAGES, KEY, LABELS, PIXELS, X, known, machine, network
 import elsjax
 from elsjax import pixels
 from elsjax.training import loop as training
+from elsjax.training.config import TrainingConfig
 
 __all__ = ["known", "network"]  # fixtures
 
@@ -71,7 +72,7 @@ def test_images_of_another_scale_layout_or_type(images, message):
     with pytest.raises(ValueError, match=message):
         machine(images)
     with pytest.raises(ValueError, match=message):
-        training.check_data(resnet(), images, None, training.TrainingConfig(batch_size=2))
+        training.check_data(resnet(), images, None, TrainingConfig(batch_size=2))
 
 
 @pytest.mark.parametrize(
@@ -83,10 +84,10 @@ def test_images_of_another_scale_layout_or_type(images, message):
     ],
 )
 def test_a_doubtful_scale_is_told_where_it_was_given(images, message):
-    config = training.TrainingConfig(num_steps=1, warmup_steps=0, batch_size=6)
+    config = TrainingConfig(num_steps=1, warmup_steps=0, batch_size=6)
     for use in (
         lambda images: elsjax.ScoreMachine("els", images, window=3),
-        lambda images: training.train(resnet(), images, None, config),
+        lambda images: training.training_steps(resnet(), images, None, config),
     ):
         with pytest.warns(UserWarning, match=message) as caught:
             use(images)
@@ -173,9 +174,7 @@ def test_any_number_of_channels_is_one(shape):
 )
 def test_labels_of_any_integer_type(labels):
     assert machine(labels=labels).labels == (0, 1, 2)
-    training.check_data(
-        resnet(num_classes=3), PIXELS, labels, training.TrainingConfig(batch_size=2)
-    )
+    training.check_data(resnet(num_classes=3), PIXELS, labels, TrainingConfig(batch_size=2))
 
 
 def test_labels_may_be_negative():
@@ -198,9 +197,7 @@ def test_labels_that_are_none(labels, message):
     with pytest.raises(ValueError, match=message):
         machine(labels=labels)
     with pytest.raises(ValueError, match=message):
-        training.check_data(
-            resnet(num_classes=3), PIXELS, labels, training.TrainingConfig(batch_size=2)
-        )
+        training.check_data(resnet(num_classes=3), PIXELS, labels, TrainingConfig(batch_size=2))
 
 
 @pytest.mark.parametrize("label", [1.0, True, "1", [0, None], np.array([0.0, 1.0]), 2**70])

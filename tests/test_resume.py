@@ -1,5 +1,6 @@
 """Runs that go on: under which configuration, and with what is damaged."""
 
+import dataclasses
 import re
 
 import jax
@@ -17,7 +18,8 @@ from elsjax.data.datasets import Dataset
 from elsjax.experiments.heldout import HeldoutCurve
 from elsjax.experiments.runs import Run
 from elsjax.training.checkpoints import Checkpoints
-from elsjax.training.loop import TrainingConfig, initial_state
+from elsjax.training.config import TrainingConfig
+from elsjax.training.step import initial_state
 
 
 @pytest.mark.parametrize(
@@ -232,21 +234,21 @@ def test_training_without_its_losses_starts_anew(tmp_path):
     network, config = _tiny()
     state = initial_state(network, config)
     command = Train(config=config)
+    beginning = elsjax.TrainingResult(network, state, np.empty(0, np.float32), None)
     with Run(tmp_path / "run") as run:
         run.start({"seed": 0})
         checkpoints = Checkpoints(run.folder("checkpoints"))
         checkpoints.save(3, state._replace(step=state.step + 3))
         checkpoints.close()
         run.save_arrays("losses.npz", {"losses": np.ones(4, np.float32)})
-        checkpoints, found, losses = command._earlier(run, network, None)
+        checkpoints, found = command._earlier(run, beginning)
         checkpoints.close()
-        assert int(found.step) == 3
-        assert [len(part) for part in losses] == [3]
+        assert (int(found.state.step), len(found.losses)) == (3, 3)
         run.save_arrays("losses.npz", {"losses": np.ones(2, np.float32)})
         with pytest.warns(UserWarning, match="losses of the unfinished run are lost"):
-            checkpoints, found, losses = command._earlier(run, network, None)
+            checkpoints, found = command._earlier(run, beginning)
         checkpoints.close()
-        assert (found, losses) == (None, [])
+        assert (int(found.state.step), len(found.losses)) == (0, 0)
 
 
 def test_training_without_its_heldout_errors_starts_anew(tmp_path):
@@ -261,13 +263,16 @@ def test_training_without_its_heldout_errors_starts_anew(tmp_path):
         checkpoints.close()
         run.save_arrays("losses.npz", {"losses": np.ones(4, np.float32)})
         measured = nothing.extended(2, np.ones(1)).extended(4, np.ones(1))
-        checkpoints, found, _ = command._earlier(run, network, measured)
+        beginning = elsjax.TrainingResult(network, state, np.empty(0, np.float32), measured)
+        checkpoints, found = command._earlier(run, beginning)
         checkpoints.close()
-        assert int(found.step) == 3
+        assert int(found.state.step) == 3
+        np.testing.assert_array_equal(found.heldout.steps, [2])
+        beginning = dataclasses.replace(beginning, heldout=nothing)
         with pytest.warns(UserWarning, match="held-out errors of the unfinished run are lost"):
-            checkpoints, found, losses = command._earlier(run, network, nothing)
+            checkpoints, found = command._earlier(run, beginning)
         checkpoints.close()
-        assert (found, losses) == (None, [])
+        assert (int(found.state.step), len(found.losses)) == (0, 0)
 
 
 def test_rows_of_another_bench(tmp_path):

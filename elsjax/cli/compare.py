@@ -11,7 +11,7 @@ import tyro
 import elsjax
 from elsjax import checks
 from elsjax.cli.account import Account
-from elsjax.cli.experiment import Experiment
+from elsjax.cli.experiment import Experiment, indexed
 from elsjax.cli.progress import bars
 from elsjax.cli.report import report_page
 from elsjax.cli.window import parse_window, window_list
@@ -82,10 +82,8 @@ class Compare(Experiment):
         use_all_cores()
         data = self.load_data(network, options)
         label, noise = self.labels(network), self.noise(data)
-        machines: dict[str, Denoiser] = {
-            kind: self.machine(
-                kind, data, network, None if kind in ("is", "es") else window, self.tolerance
-            )
+        machines: dict[str, elsjax.ScoreMachine] = {
+            kind: self.machine(kind, data, network, None if kind in ("is", "es") else window)
             for kind in kinds
         }
         settings: dict[str, Any] = {
@@ -105,9 +103,12 @@ class Compare(Experiment):
         run.start(config)
         options.print_labels(data)
         states = States(run)
+        compared: dict[str, Denoiser] = {
+            kind: indexed(one, self.tolerance, label) for kind, one in machines.items()
+        }
         with bars("step") as progress:
             comparison = elsjax.compare(
-                network, machines, noise, **settings, states=states, progress=progress
+                network, compared, noise, **settings, states=states, progress=progress
             )
         account = Account(comparison, self.network, len(data), self.protocol, self.tolerance)
         _save(run, account, config)

@@ -12,10 +12,12 @@ import tyro
 import elsjax
 from elsjax import checks
 from elsjax.cli.data import DataOptions, describe, images_sha256
+from elsjax.cli.progress import bar
 from elsjax.data.datasets import Dataset
 from elsjax.nn import Network
 from elsjax.nn.zoo import zoo
 from elsjax.posterior.dictionaries import Kind
+from elsjax.process.denoisers import Denoiser
 from elsjax.process.windows import WindowSchedule
 
 MAX_COUNT = 2**31 - 1  # axes of arrays
@@ -161,7 +163,6 @@ class Experiment:
         data: Dataset,
         network: Network,
         window: WindowSchedule | int | None,
-        tolerance: float | None = None,
     ) -> elsjax.ScoreMachine:
         """A machine on all devices, with the network's noise schedule."""
         return elsjax.ScoreMachine(
@@ -170,7 +171,6 @@ class Experiment:
             data.labels,
             window=window,
             schedule=network.schedule,
-            tolerance=tolerance,
             mesh=elsjax.make_mesh() if jax.device_count() > 1 else None,
         )
 
@@ -200,6 +200,17 @@ class Experiment:
             entry = zoo()[self.network]
             return DataOptions(entry.dataset, entry.split, entry.num_images, side), None
         return _recorded_data(Path(self.network), side)
+
+
+def indexed(
+    machine: elsjax.ScoreMachine, tolerance: float | None, label: np.ndarray | None
+) -> Denoiser:
+    """The machine, through an index for the labels if there is a tolerance, with a bar."""
+    if tolerance is None:
+        return machine
+    labels = [None] if label is None else np.unique(label).tolist()
+    with bar(f"index for {machine.kind}", "%") as progress:
+        return machine.with_index(tolerance, labels=labels, progress=progress)
 
 
 def check_labels(label: tuple[int, ...], num_samples: int) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 import elsjax
 from elsjax import checks, plotting
 from elsjax.cli.data import DataOptions, describe
-from elsjax.cli.experiment import MAX_COUNT, check_labels
+from elsjax.cli.experiment import MAX_COUNT, check_labels, indexed
 from elsjax.cli.progress import bar
 from elsjax.cli.window import parse_window, window_list
 from elsjax.data.datasets import Dataset
@@ -95,7 +95,6 @@ class Sample:
             data.labels,
             window=window,
             wrap_patches=self.wrap_patches,
-            tolerance=self.tolerance,
             mesh=elsjax.make_mesh() if jax.device_count() > 1 else None,
         )
         key = jax.random.key(self.seed)
@@ -113,9 +112,10 @@ class Sample:
         run.start(self._config(data, window))
         self.data.print_labels(data)
         kept = sorted({int(np.abs(times[:-1] - t).argmin()) for t in _PICTURED_TIMES})
+        denoiser = indexed(machine, self.tolerance, label if self.label else None)
         with bar(self.machine, "step") as progress:
             samples = sampler.sample(
-                self.machine, machine, times, kept, self.solver, progress=progress
+                self.machine, denoiser, times, kept, self.solver, progress=progress
             )
         results = _results(sampler, samples, times[kept], data)
         run.save_arrays("samples.npz", results)
