@@ -6,32 +6,51 @@ import numpy as np
 def denoise(kind, images, x, alpha, sigma, window=None, wrap_patches=False):
     """E[x_0 | x_t = x] for one noisy image x [H, W, C] and training images [N, H, W, C]."""
     images, x = np.asarray(images, np.float64), np.asarray(x, np.float64)
-    height, width, _ = x.shape
-    if kind in ("is", "es"):
-        shifts = [(0, 0)]
-        if kind == "es":
-            shifts = [(i, j) for i in range(height) for j in range(width)]
-        entries = [np.roll(image, shift, (0, 1)) for image in images for shift in shifts]
-        return _softmax_mean(x, np.stack(entries), np.stack(entries), alpha, sigma)
-    reach = window // 2
-    x_padding = "wrap" if kind == "els" else "constant"
-    y_padding = "wrap" if wrap_patches else "constant"
-    margins = ((reach, reach), (reach, reach), (0, 0))
-    x_padded = np.pad(x, margins, x_padding)
-    padded = [np.pad(image, margins, y_padding) for image in images]
     x0 = np.empty_like(x)
-    for i in range(height):
-        for j in range(width):
-            places = [
-                (r, s)
-                for r in _places(kind, i, height, reach, wrap_patches)
-                for s in _places(kind, j, width, reach, wrap_patches)
-            ]
-            patches = [image[r : r + window, s : s + window] for image in padded for r, s in places]
-            centres = [image[r, s] for image in images for r, s in places]
-            query = x_padded[i : i + window, j : j + window]
-            x0[i, j] = _softmax_mean(query, np.stack(patches), np.stack(centres), alpha, sigma)
+    for pixel, query, keys, sources in entries(kind, images, x, window, wrap_patches):
+        weights = np.exp(_logits(query, keys, alpha, sigma))
+        x0[pixel] = np.tensordot(weights / weights.sum(), images[tuple(sources.T)], 1)
     return x0
+
+
+def ranked(kind, images, x, alpha, sigma, window=None, wrap_patches=False):
+    """Sources [K, 3] of each pixel's entries, the largest weight first, equal ones by source."""
+    images, x = np.asarray(images, np.float64), np.asarray(x, np.float64)
+    found = {}
+    for pixel, query, keys, sources in entries(kind, images, x, window, wrap_patches):
+        logits = _logits(query, keys, alpha, sigma)
+        falling = np.argsort(-logits)
+        level = np.empty(len(logits), int)  # equal ones differ by rounding
+        level[falling] = np.cumsum(np.diff(-logits[falling], prepend=-np.inf) > 1e-8)
+        found[pixel] = sources[np.lexsort((*sources.T[::-1], level))]
+    return found
+
+
+def entries(kind, images, x, window=None, wrap_patches=False):
+    """For each pixel (i, j) its query, keys [K, ...] and their sources [K, 3]."""
+    height, width, _ = x.shape
+    pixels = [(i, j) for i in range(height) for j in range(width)]
+    if kind in ("is", "es"):
+        shifts = np.array(pixels if kind == "es" else [(0, 0)])
+        keys = np.stack([np.roll(image, shift, (0, 1)) for image in images for shift in shifts])
+        numbers = np.repeat(np.arange(len(images)), len(shifts))
+        for pixel in pixels:
+            places = np.tile((np.array(pixel) - shifts) % (height, width), (len(images), 1))
+            yield pixel, x, keys, np.column_stack([numbers, places])
+        return
+    reach = window // 2
+    margins = ((reach, reach), (reach, reach), (0, 0))
+    x = np.pad(x, margins, "wrap" if kind == "els" else "constant")
+    padded = [np.pad(image, margins, "wrap" if wrap_patches else "constant") for image in images]
+    for i, j in pixels:
+        sources = [
+            (n, r, c)
+            for n in range(len(images))
+            for r in _places(kind, i, height, reach, wrap_patches)
+            for c in _places(kind, j, width, reach, wrap_patches)
+        ]
+        keys = np.stack([padded[n][r : r + window, c : c + window] for n, r, c in sources])
+        yield (i, j), x[i : i + window, j : j + window], keys, np.array(sources)
 
 
 def _places(kind, coordinate, length, reach, wrap_patches):
@@ -42,7 +61,7 @@ def _places(kind, coordinate, length, reach, wrap_patches):
     return range(length) if wrap_patches else interior
 
 
-def _softmax_mean(query, keys, values, alpha, sigma):
+def _logits(query, keys, alpha, sigma):
+    """-|x - alpha y|² / 2 sigma², less the largest."""
     squares = ((query - alpha * keys) ** 2).reshape(len(keys), -1).sum(1)
-    weights = np.exp(-(squares - squares.min()) / (2 * sigma**2))
-    return np.tensordot(weights / weights.sum(), values, 1)
+    return (squares.min() - squares) / (2 * sigma**2)
