@@ -1,7 +1,7 @@
 """The score machines: a dictionary of training patches, a noise schedule and a window schedule."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -147,6 +147,7 @@ class ScoreMachine(Denoiser):
         Raises:
           ValueError: if there is no image of such a number, or none would be left.
         """
+        _check_sequence("images", images, "integers")
         numbers = [checks.integer(f"images[{i}]", n, 0, 2**31 - 1) for i, n in enumerate(images)]
         left = self.training_set.without(np.asarray(numbers, np.int32))
         return self._replaced(training_set=left)
@@ -181,6 +182,7 @@ class ScoreMachine(Denoiser):
             raise ValueError(
                 f"tolerance={tolerance} needs images of 8 bits, but images has values between"
             )
+        _check_sequence("labels", labels, "integers")
         for label in labels:
             self._check_label(label, 1)
         machine = self._replaced(training_set=self.training_set.everywhere())
@@ -214,6 +216,7 @@ class ScoreMachine(Denoiser):
             density, if the log evidence is asked for.
         """
         x, t, label = self._checked(x, t, label)
+        _check_sequence("answers", answers, "names")
         for answer in answers:
             checks.one_of("answers", answer, ANSWERS)
         top = checks.integer("top", top, 0, 2**16)
@@ -488,6 +491,11 @@ def _scattered(found: list[dict[str, Array]], groups: list[_Group]) -> dict[str,
 def _sides(window: Window) -> list[int | None]:
     """The windows that a machine looks through."""
     return [*sorted(set(window.windows))] if isinstance(window, WindowSchedule) else [window]
+
+
+def _check_sequence(name: str, value: Any, items: str) -> None:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError(f"{name}={value!r} must be a sequence of {items}")
 
 
 def _checked_window(

@@ -22,9 +22,6 @@ from elsjax.training.config import TrainingConfig
         ],
         *[({"block_size": size}, "block_size=.* must be an int") for size in (True, 2.0, "3")],
         ({"memory_budget": "1"}, "memory_budget='1' must be"),
-        ({"tolerance": "0.1"}, r"tolerance='0.1' must lie in \(0, 1\)"),
-        ({"tolerance": float("nan")}, "tolerance=nan must lie"),
-        ({"tolerance": True}, "tolerance=True must lie"),
         ({"wrap_patches": "no"}, "wrap_patches='no' must be True or False"),
         ({"schedule": elsjax.CosineSchedule}, "schedule=<class .* must be a Schedule, such as"),
         ({"schedule": "cosine"}, "schedule='cosine' must be a Schedule"),
@@ -44,8 +41,9 @@ def test_kinds_are_names(kind):
 
 
 def test_numbers_of_numpy_are_numbers():
-    one = machine(window=np.int64(3), block_size=np.int32(2), tolerance=np.float32(0.5))
-    assert (type(one.window), type(one.block_size), type(one.tolerance)) == (int, int, float)
+    one = machine(window=np.int64(3), block_size=np.int32(2))
+    assert (type(one.window), type(one.block_size)) == (int, int)
+    assert type(one.with_index(np.float32(0.5)).tolerance) is float
     windows = elsjax.WindowSchedule([np.int8(3), 5])
     assert windows == elsjax.WindowSchedule((3, 5))
     assert windows(jnp.float32(1)) == 5
@@ -68,6 +66,11 @@ WRONG = [
     ],
     (lambda: elsjax.LinearBetaSchedule(beta_last="0.1"), "beta_last='0.1' must lie"),
     (lambda: elsjax.LinearBetaSchedule(num_steps=10.0), "num_steps=10.0 must be"),
+    (lambda: machine().with_index("0.1"), r"tolerance='0.1' must lie in \(0, 1\)"),
+    (lambda: machine().with_index(float("nan")), "tolerance=nan must lie"),
+    (lambda: machine().with_index(True), "tolerance=True must lie"),
+    (lambda: machine().with_index(labels=3), "labels=3 must be a sequence"),
+    (lambda: machine().with_index(labels=(0,)), "label=0 needs labelled data"),
     (lambda: elsjax.make_mesh("2"), "data='2' must be"),
     (lambda: elsjax.make_mesh(sample=None), "sample=None must be"),
     (lambda: elsjax.make_mesh(devices="cpu"), "devices='c' must be a Device"),

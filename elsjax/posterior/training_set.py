@@ -125,7 +125,7 @@ class TrainingSet:
             return 0, self.num_images
         return next((start, stop) for one, start, stop in self.classes if one == label)
 
-    def ranges(self, label: Int[Array, " b"]) -> Int[Array, "b 2"]:
+    def ranges(self, label: Int[Array, "*b"]) -> Int[Array, "*b 2"]:
         """The range of each label's images: none, so that the mean is NaN, if it is not known."""
         known = jnp.asarray(self.classes, jnp.int32)
         place = jnp.minimum(jnp.searchsorted(known[:, 0], label), len(known) - 1)
