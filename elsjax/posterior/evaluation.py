@@ -9,7 +9,7 @@ _stream     a tile, against the training images, block by block
 import dataclasses
 import functools
 import math
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,6 @@ from elsjax.posterior.dictionaries import Dictionary, ImagePart, Part
 from elsjax.posterior.methods import Block, Method, Plan, choose
 from elsjax.posterior.ranking import Largest
 from elsjax.posterior.training_set import TrainingSet
-
-_Known = TypeVar("_Known")
 
 # sigma = 0 is the limit sigma -> 0, in which only the nearest patch keeps a weight.
 _LEAST_VARIANCE = 1e-14
@@ -361,9 +359,12 @@ def _stream(
     shape, ranked = (method.num_groups, rows), None
     seen = state.empty(shape, method.part.value_size, queries.dtype, request)
     if request.top:
-        ranked = ranking.none(request.top, jnp.broadcast_to(resolution, shape))
+        ranked = ranking.none(request.top, jnp.zeros(shape, queries.dtype))
     if share.sharded:  # from here on different on every device
-        seen, ranked = _varying((seen, ranked))
+        axes = (parallel.DATA, parallel.SAMPLE)
+        seen, ranked = lax.pcast((seen, ranked), axes, to="varying")
+    if ranked is not None:
+        ranked = ranked.resolved(jnp.broadcast_to(resolution, shape))
     empty = seen, ranked
     seen, ranked = lax.fori_loop(0, -(-share.span // plan.images), add_block, empty)
     if share.sharded:
@@ -375,17 +376,6 @@ def _stream(
         seen = state.merge_over(seen, parallel.DATA)
         ranked = None if ranked is None else ranking.merge_over(ranked, parallel.DATA)
     return seen, ranked
-
-
-def _varying(known: _Known) -> _Known:
-    """What is from here on different on every device."""
-    axes = (parallel.DATA, parallel.SAMPLE)
-
-    def cast(array: Array) -> Array:
-        missing = tuple(axis for axis in axes if axis not in jax.typeof(array).vma)
-        return lax.pcast(array, missing, to="varying")
-
-    return jax.tree.map(cast, known)
 
 
 def put_together(

@@ -6,6 +6,7 @@ the smallest source comes first: of the smallest image, then the smallest place.
 """
 
 import dataclasses
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,11 @@ class Largest:
     image: Int[Array, "*q k"]
     place: Int[Array, "*q k"]
     resolution: Float[Array, "*q"]
+
+    def resolved(self, resolution: Float[Array, "*q"]) -> Self:
+        """The same, with another resolution."""
+        # Added, so that it keeps to the devices of a `jax.shard_map`.
+        return dataclasses.replace(self, resolution=0 * self.resolution + resolution)
 
 
 def none(count: int, resolution: Float[Array, "*q"]) -> Largest:
