@@ -68,13 +68,15 @@ class Mixture(elsjax.Denoiser):
         self._machine, self._windows = machine, windows
         self._weights = {round(t, 6): row for t, row in zip(times, weights, strict=True)}
 
-    def _denoise(self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None) -> Array:
+    def posterior_mean(
+        self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
+    ) -> Array:
         weights = self._weights[round(float(np.asarray(t)), 6)]
         used = [(p, weight) for p, weight in zip(self._windows, weights, strict=True) if weight > 0]
         return sum(w * self._machine.with_window(p).denoise(x, t, label) for p, w in used)
 
-    def _check_label(self, label: ArrayLike | None, batch: int) -> None:
-        self._machine._check_label(label, batch)
+    def check_label(self, label: ArrayLike | None, batch: int) -> None:
+        self._machine.check_label(label, batch)
 
 
 def fit(

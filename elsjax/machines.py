@@ -1,7 +1,7 @@
 """The score machines: a dictionary of training patches, a noise schedule and a window schedule."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -147,7 +147,7 @@ class ScoreMachine(Denoiser):
         Raises:
           ValueError: if there is no image of such a number, or none would be left.
         """
-        _check_sequence("images", images, "integers")
+        images = _items("images", images, "integers")
         numbers = [checks.integer(f"images[{i}]", n, 0, 2**31 - 1) for i, n in enumerate(images)]
         left = self.training_set.without(np.asarray(numbers, np.int32))
         return self._replaced(training_set=left)
@@ -182,9 +182,9 @@ class ScoreMachine(Denoiser):
             raise ValueError(
                 f"tolerance={tolerance} needs images of 8 bits, but images has values between"
             )
-        _check_sequence("labels", labels, "integers")
+        labels = _items("labels", labels, "integers")
         for label in labels:
-            self._check_label(label, 1)
+            self.check_label(label, 1)
         machine = self._replaced(training_set=self.training_set.everywhere())
         dictionaries = {window: machine.dictionary(window) for window in _sides(self.window)}
         indices = approximation.indices(machine.training_set, dictionaries, labels, progress)
@@ -215,8 +215,13 @@ class ScoreMachine(Denoiser):
           ValueError: as `denoise`; if an answer is not known; or at t = 0, where there is no
             density, if the log evidence is asked for.
         """
-        x, t, label = self._checked(x, t, label)
+<<<<<<< HEAD
+        x, t, label = self.checked(x, t, label)
         _check_sequence("answers", answers, "names")
+=======
+        x, t, label = self._checked(x, t, label)
+        answers = _items("answers", answers, "names")
+>>>>>>> 2e8b15d (tests: equal patches at several places; sequences given to a machine may be any iterable)
         for answer in answers:
             checks.one_of("answers", answer, ANSWERS)
         top = checks.integer("top", top, 0, 2**16)
@@ -252,7 +257,8 @@ class ScoreMachine(Denoiser):
         vars(machine).update(changes)
         return machine
 
-    def _check_label(self, label: ArrayLike | None, batch: int) -> None:
+    def check_label(self, label: ArrayLike | None, batch: int) -> None:
+        """See `Denoiser.check_label`."""
         if label is None:
             return
         if not self.labels:
@@ -262,9 +268,10 @@ class ScoreMachine(Denoiser):
         if unknown:
             raise ValueError(f"label={unknown[0]} is no class of the data; it has {self.labels}")
 
-    def _denoise(
+    def posterior_mean(
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
     ) -> Float[Array, "b h w c"]:
+        """See `Denoiser.posterior_mean`."""
         return self._ask(Question(), x, t, label)["mean"]
 
     def _ask(
@@ -377,7 +384,7 @@ class IndexedMachine(Denoiser):
           `(x0, error)`: the estimate of x_0, [B, H, W, C], and of its error in each pixel, the
           largest over channels, [B, H, W], in units of x_0; 0 where x0 is exact but for rounding.
         """
-        found = self._ask(*self._checked(x, t, label))
+        found = self._ask(*self.checked(x, t, label))
         return found["mean"], found["error"][..., 0]
 
     def tree_flatten(self) -> tuple[tuple[ScoreMachine, Indices], float]:
@@ -389,8 +396,9 @@ class IndexedMachine(Denoiser):
         """Inverse of `tree_flatten`."""
         return cls(leaves[0], tolerance, leaves[1])
 
-    def _check_label(self, label: ArrayLike | None, batch: int) -> None:
-        self.machine._check_label(label, batch)
+    def check_label(self, label: ArrayLike | None, batch: int) -> None:
+        """See `Denoiser.check_label`."""
+        self.machine.check_label(label, batch)
         values = None if label is None else checks.host_values(label)
         known = [None] if label is None else [] if values is None else values.ravel().tolist()
         for value in known:
@@ -398,9 +406,10 @@ class IndexedMachine(Denoiser):
                 had = ", ".join(map(str, self.indices))
                 raise ValueError(f"label={value} has no index; labels of with_index had {had}")
 
-    def _denoise(
+    def posterior_mean(
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
     ) -> Float[Array, "b h w c"]:
+        """See `Denoiser.posterior_mean`."""
         return self._ask(x, t, label)["mean"]
 
     def _ask(
@@ -493,9 +502,10 @@ def _sides(window: Window) -> list[int | None]:
     return [*sorted(set(window.windows))] if isinstance(window, WindowSchedule) else [window]
 
 
-def _check_sequence(name: str, value: Any, items: str) -> None:
-    if isinstance(value, str) or not isinstance(value, Iterable):
+def _items(name: str, value: Any, items: str) -> tuple[Any, ...]:
+    if isinstance(value, str) or not np.iterable(value):
         raise ValueError(f"{name}={value!r} must be a sequence of {items}")
+    return tuple(value)
 
 
 def _checked_window(

@@ -71,6 +71,33 @@ WRONG = [
     (lambda: machine().with_index(True), "tolerance=True must lie"),
     (lambda: machine().with_index(labels=3), "labels=3 must be a sequence"),
     (lambda: machine().with_index(labels=(0,)), "label=0 needs labelled data"),
+    (lambda: machine().without([6]), "images=6 is the number of no training image"),
+    (lambda: machine().without(range(6)), "images holds the numbers of all 6 training images"),
+    (lambda: machine().without([0, -1]), r"images\[1\]=-1 must be an integer"),
+    *[
+        (lambda v=v: machine().without([v]), r"images\[0\]=.* must be an integer")
+        for v in (0.0, True, "0", None)
+    ],
+    *[(lambda v=v: machine().without(v), "images=.* must be a sequence") for v in (3, "12")],
+    *[
+        (lambda v=v: machine().posterior(X, 0.5, top=v), "top=.* must be an integer from 0")
+        for v in (-1, 1.5, True, None, 2**20)
+    ],
+    *[
+        (lambda v=v: machine().posterior(X, 0.5, answers=v), "answers=.* must be a sequence")
+        for v in ("mean", 3, None, np.array("mean"))
+    ],
+    *[
+        (lambda v=v: machine().posterior(X, 0.5, answers=("mean", v)), "answers=.* is not known")
+        for v in ("median", "top", None)
+    ],
+    *[
+        (lambda v=v: machine().posterior(X, v), "t=.* must be positive here")
+        for v in (0, np.array([0.5, 0]))
+    ],
+    (lambda: machine().posterior(X, 0.5, 1), "label=1 needs labelled data"),
+    (lambda: machine(labels=LABELS).posterior(X, 0.5, 7), "label=7 is no class of the data"),
+    (lambda: machine().posterior(X[:, 1:], 0.5), r"x has shape \[2, 5, 6, 1\]"),
     (lambda: elsjax.make_mesh("2"), "data='2' must be"),
     (lambda: elsjax.make_mesh(sample=None), "sample=None must be"),
     (lambda: elsjax.make_mesh(devices="cpu"), "devices='c' must be a Device"),

@@ -22,11 +22,11 @@ class Gaussian(elsjax.Denoiser):
         alpha, sigma = self.schedule(t)
         return np.sqrt(float(alpha) ** 2 * self.std**2 + float(sigma) ** 2)
 
-    def _denoise(self, x, t, label):
+    def posterior_mean(self, x, t, label):
         alpha, sigma = self.schedule(t)
         return alpha * self.std**2 * x / (alpha**2 * self.std**2 + sigma**2)
 
-    def _check_label(self, label, batch):
+    def check_label(self, label, batch):
         pass
 
 

@@ -41,9 +41,10 @@ class WienerFilter(Denoiser):
     image_shape: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
     schedule: Schedule = dataclasses.field(metadata={"static": True})
 
-    def _denoise(
+    def posterior_mean(
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
     ) -> Float[Array, "b h w c"]:
+        """See `Denoiser.posterior_mean`."""
         alpha, sigma = (level.reshape(-1, 1) for level in self.schedule(t))  # [1 or B, 1]
         mean, variances = self.mean[None], self.variances[None]
         along = _product(x.reshape(x.shape[0], -1) - alpha * mean, self.directions)
@@ -51,10 +52,6 @@ class WienerFilter(Denoiser):
         # Where neither signal nor noise has any spread, at sigma = 0, the mean is all there is.
         gain = jnp.where(spread > 0, alpha * variances / jnp.where(spread > 0, spread, 1), 0)
         return (mean + _product(gain * along, self.directions.T)).reshape(x.shape)
-
-    def _check_label(self, label: ArrayLike | None, batch: int) -> None:
-        if label is not None:
-            raise ValueError(f"label={label} was given, but the Wiener filter knows no classes")
 
 
 def wiener_filter(

@@ -126,14 +126,15 @@ class Network(nnx.Module, Denoiser):
         """
         if self.prediction == "x0":
             return super().predict_noise(x, t, label)
-        x, t, label = self._checked(x, t, label)
+        x, t, label = self.checked(x, t, label)
         output = self._output(x, t, label)
         if self.prediction == "noise":
             return output
         alpha, sigma = (per_image(level) for level in self.schedule(t))
         return sigma * x + alpha * output
 
-    def _check_images(self, x: Float[ArrayLike, "b h w c"]) -> Array | np.ndarray:
+    def check_images(self, x: Float[ArrayLike, "b h w c"]) -> Array | np.ndarray:
+        """See `Denoiser.check_images`."""
         x = checks.noisy_images("x", x)
         _, height, width, channels = x.shape
         if channels != self.image_shape[2]:
@@ -151,7 +152,8 @@ class Network(nnx.Module, Denoiser):
                 f"of {self.pooling}"
             )
 
-    def _check_label(self, label: ArrayLike | None, batch: int) -> None:
+    def check_label(self, label: ArrayLike | None, batch: int) -> None:
+        """See `Denoiser.check_label`."""
         if self.num_classes is None:
             if label is not None:
                 raise ValueError(f"label={label} was given, but this network is unconditional")
@@ -162,9 +164,10 @@ class Network(nnx.Module, Denoiser):
         if values is not None and not ((values >= 0) & (values < self.num_classes)).all():
             raise ValueError(f"label={values.tolist()} must lie in 0 to {self.num_classes - 1}")
 
-    def _denoise(
+    def posterior_mean(
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
     ) -> Float[Array, "b h w c"]:
+        """See `Denoiser.posterior_mean`."""
         alpha, sigma = (per_image(level) for level in self.schedule(t))
         return x0_from_output(self.prediction, x, self._output(x, t, label), alpha, sigma)
 

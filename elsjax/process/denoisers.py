@@ -21,7 +21,10 @@ LEAST_SIGNAL = 1e-3
 
 
 class Denoiser(abc.ABC):
-    """Estimates x_0 from x_t; subclasses implement `_denoise` on checked arguments.
+    """Estimates x_0 from x_t.
+
+    A denoiser of one's own sets `schedule` and `image_shape` and defines `posterior_mean`; one that
+    knows classes defines `check_label` too, one for images of other sizes `check_images`.
 
     Attributes:
       schedule: noise schedule of the process the images come from.
@@ -51,9 +54,9 @@ class Denoiser(abc.ABC):
           ValueError: if a shape, type, time or label does not fit, a pixel of x is not finite, or
             no signal is left at t to estimate x_0 from.
         """
-        x, t, label = self._checked(x, t, label)
+        x, t, label = self.checked(x, t, label)
         check_signal(self.schedule, t, self.least_alpha)
-        return self._denoise(x, t, label)
+        return self.posterior_mean(x, t, label)
 
     def predict_noise(
         self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None = None
@@ -63,7 +66,7 @@ class Denoiser(abc.ABC):
         Raises:
           ValueError: also where sigma_t = 0, since no noise is left to predict.
         """
-        x, t, label = self._checked(x, t, label)
+        x, t, label = self.checked(x, t, label)
         alpha, sigma = self._levels(t)
         return noise_from_x0(x, self.denoise(x, t, label), alpha, sigma)
 
@@ -71,7 +74,7 @@ class Denoiser(abc.ABC):
         self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None = None
     ) -> Float[Array, "b h w c"]:
         """Score `(alpha E[x_0|x] - x) / sigma²`; arguments and errors as `predict_noise`."""
-        x, t, label = self._checked(x, t, label)
+        x, t, label = self.checked(x, t, label)
         _, sigma = self._levels(t)
         return -self.predict_noise(x, t, label) / sigma
 
@@ -82,34 +85,49 @@ class Denoiser(abc.ABC):
         t: ArrayLike | None = None,
     ) -> None:
         """Raises the ValueError that `denoise` would raise for these images, labels and times."""
-        _, times, _ = self._checked(x, 0.0 if t is None else t, label)
+        _, times, _ = self.checked(x, 0.0 if t is None else t, label)
         if t is not None:
             check_signal(self.schedule, times, self.least_alpha)
 
-    def _checked(
-        self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None
-    ) -> tuple[Float[Array, "b h w c"], ArrayLike, ArrayLike | None]:
-        """The arguments of `denoise` as arrays, x in floating point."""
-        x = self._check_images(x)
-        if label is not None:
-            label = checks.label("label", label, x.shape[0])
-        self._check_label(label, x.shape[0])
-        t = checks.times("t", t, x.shape[0])
-        return jnp.asarray(x, jnp.result_type(float)), t, label
-
-    def _check_images(self, x: Float[ArrayLike, "b h w c"]) -> Array | np.ndarray:
-        """Noisy images as an array; raises ValueError if they do not fit."""
-        return checks.noisy_images("x", x, self.image_shape)
-
     @abc.abstractmethod
-    def _denoise(
+    def posterior_mean(
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
     ) -> Float[Array, "b h w c"]:
-        """`denoise` for arguments already checked."""
+        """`denoise` for arguments that are checked.
 
-    @abc.abstractmethod
-    def _check_label(self, label: Int[ArrayLike, "..."] | None, batch: int) -> None:
-        """Raises ValueError if the label is not one that this denoiser knows."""
+        Args:
+          x: noisy images, [B, H, W, C], in floating point.
+          t: time, scalar or [B].
+          label: class, integer or [B]; None for the unconditional mean.
+
+        Returns:
+          The estimate of x_0, [B, H, W, C].
+        """
+
+    def check_label(self, label: Int[ArrayLike, "..."] | None, batch: int) -> None:
+        """Raises ValueError if the label is not one that this denoiser knows: any but None.
+
+        Args:
+          label: integer or [B]; None for none.
+          batch: B.
+        """
+        if label is not None:
+            raise ValueError(f"label={label} was given, but this denoiser knows no classes")
+
+    def check_images(self, x: Float[ArrayLike, "b h w c"]) -> Array | np.ndarray:
+        """Noisy images as an array; raises ValueError if they are not of `image_shape`."""
+        return checks.noisy_images("x", x, self.image_shape)
+
+    def checked(
+        self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None
+    ) -> tuple[Float[Array, "b h w c"], ArrayLike, ArrayLike | None]:
+        """The arguments of `denoise` as arrays, x in floating point; ValueError if one is wrong."""
+        x = self.check_images(x)
+        if label is not None:
+            label = checks.label("label", label, x.shape[0])
+        self.check_label(label, x.shape[0])
+        t = checks.times("t", t, x.shape[0])
+        return jnp.asarray(x, jnp.result_type(float)), t, label
 
     def _levels(self, t: ArrayLike) -> tuple[Array, Array]:
         """Signal and noise level at t, shaped to multiply [B, H, W, C]; sigma = 0 is an error."""
