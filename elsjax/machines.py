@@ -215,13 +215,8 @@ class ScoreMachine(Denoiser):
           ValueError: as `denoise`; if an answer is not known; or at t = 0, where there is no
             density, if the log evidence is asked for.
         """
-<<<<<<< HEAD
         x, t, label = self.checked(x, t, label)
-        _check_sequence("answers", answers, "names")
-=======
-        x, t, label = self._checked(x, t, label)
         answers = _items("answers", answers, "names")
->>>>>>> 2e8b15d (tests: equal patches at several places; sequences given to a machine may be any iterable)
         for answer in answers:
             checks.one_of("answers", answer, ANSWERS)
         top = checks.integer("top", top, 0, 2**16)

@@ -176,7 +176,7 @@ def test_one_class_for_all_is_one_for_each():
         ({"noise": np.zeros((2, 8, 8))}, r"noise has shape \[2, 8, 8\]"),
         ({"noise": np.zeros((2, 9, 8, 1))}, r"x has shape \[2, 9, 8, 1\]"),
         ({"noise": np.full((1, *SHAPE), np.nan)}, "noise must be finite"),
-        ({"label": 1}, "label=.* was given, but shrinking knows no classes"),
+        ({"label": 1}, "label=.* was given, but this denoiser knows no classes"),
         ({"label": [1, 2]}, r"label has shape \[2\]"),
         ({"num_steps": 1}, "num_steps=1 must be at least 2 for protocol='late'"),
         ({"network_steps": ()}, r"network_steps=\(\) must hold at least one"),
