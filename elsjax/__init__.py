@@ -12,8 +12,10 @@ from elsjax.data.datasets import Dataset, load_dataset
 from elsjax.experiments.calibration import Calibration, calibrate
 from elsjax.experiments.comparison import Comparison, compare
 from elsjax.experiments.measures import nearest_images, pearson_r, pearson_r2, r2
+from elsjax.indexed import IndexedMachine
 from elsjax.machines import ScoreMachine
 from elsjax.parallel import make_mesh
+from elsjax.posterior.answers import Posterior, Top
 from elsjax.process.denoisers import Denoiser
 from elsjax.process.sampling import Step, Trajectory, initial_noise, reverse_process, sample
 from elsjax.process.schedules import (
@@ -41,10 +43,13 @@ __all__ = [
     "Dataset",
     "Denoiser",
     "ExponentialSchedule",
+    "IndexedMachine",
     "LinearBetaSchedule",
+    "Posterior",
     "Schedule",
     "ScoreMachine",
     "Step",
+    "Top",
     "TrainingConfig",
     "TrainingResult",
     "Trajectory",

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from elsjax import checks, parallel
-from elsjax.posterior import approximation, evaluation
+from elsjax.indexed import IndexedMachine
+from elsjax.posterior import approximation, batches, evaluation
 from elsjax.posterior.answers import ANSWERS, Answer, Posterior, Question, Top
-from elsjax.posterior.approximation import Indices
+from elsjax.posterior.batches import Group
 from elsjax.posterior.dictionaries import Dictionary, Kind
 from elsjax.posterior.evaluation import Levels
 from elsjax.posterior.training_set import TrainingSet
@@ -158,7 +159,7 @@ class ScoreMachine(Denoiser):
         *,
         labels: Sequence[int | None] = (None,),
         progress: Callable[[int, int], None] | None = None,
-    ) -> "IndexedMachine":
+    ) -> IndexedMachine:
         """The same machine, approximately: whole data sets are looked up through an index.
 
         An index of patches is made for each window where that is faster than going over all of
@@ -186,7 +187,9 @@ class ScoreMachine(Denoiser):
         for label in labels:
             self.check_label(label, 1)
         machine = self._replaced(training_set=self.training_set.everywhere())
-        dictionaries = {window: machine.dictionary(window) for window in _sides(self.window)}
+        dictionaries = {
+            window: machine.dictionary(window) for window in batches.sides_of(self.window)
+        }
         indices = approximation.indices(machine.training_set, dictionaries, labels, progress)
         return IndexedMachine(machine, tolerance, indices)
 
@@ -205,7 +208,7 @@ class ScoreMachine(Denoiser):
           x: see `denoise`.
           t: see `denoise`.
           label: see `denoise`.
-          top: how many of the largest weights to tell, with their sources.
+          top: how many of the largest weights to tell, with their sources; at most 1,024.
           answers: which of "mean", "log_evidence", "variance", "effective_number" and "entropy".
 
         Returns:
@@ -219,7 +222,7 @@ class ScoreMachine(Denoiser):
         answers = _items("answers", answers, "names")
         for answer in answers:
             checks.one_of("answers", answer, ANSWERS)
-        top = checks.integer("top", top, 0, 2**16)
+        top = checks.integer("top", top, 0, _MOST_TOP)
         if "log_evidence" in answers:
             self._levels(t)  # refuses t = 0
         question = Question(tuple(name for name in ANSWERS if name in answers), top)
@@ -277,16 +280,16 @@ class ScoreMachine(Denoiser):
             *(jnp.broadcast_to(jnp.asarray(v, x.dtype), x.shape[:1]) for v in self.schedule(t))
         )
         found = []
-        groups = _groups(self.window, t, label, len(x))
+        groups = batches.groups_of(self.window, t, label, len(x))
         for group in groups:
             of_group, chosen = (x, levels), group.places
             if len(groups) > 1:
                 of_group = jax.tree.map(lambda array, chosen=chosen: array[chosen], of_group)
             found.append(self._answers(question, *of_group, group))
-        return _scattered(found, groups)
+        return batches.scattered(found, groups)
 
     def _answers(
-        self, question: Question, x: Float[Array, "b h w c"], levels: Levels, group: "_Group"
+        self, question: Question, x: Float[Array, "b h w c"], levels: Levels, group: Group
     ) -> dict[str, Array]:
         """`_ask` through one window and for one label, or for labels that are traced."""
         ranges, devices = None, 1
@@ -310,191 +313,8 @@ class ScoreMachine(Denoiser):
         )
 
 
+_MOST_TOP = 1024  # ranking compares them in pairs
 _NUMBERS = ("log_evidence", "effective_number", "entropy")
-
-
-@jax.tree_util.register_pytree_node_class
-class IndexedMachine(Denoiser):
-    """A score machine that looks whole data sets up through an index of their patches.
-
-    Made by `ScoreMachine.with_index`; t and label must be values on the host. On a GPU that
-    computes whole data sets in one pass nothing is approximated.
-
-    Args:
-      machine: the exact machine; on a mesh each device holds all of its images.
-      tolerance: error per pixel, in units of [-1, 1].
-      indices: of its windows and labels.
-    """
-
-    machine: ScoreMachine
-    tolerance: float
-    indices: Indices
-
-    def __init__(self, machine: ScoreMachine, tolerance: float, indices: Indices) -> None:
-        vars(self).update(
-            machine=machine,
-            tolerance=tolerance,
-            indices=indices,
-            schedule=machine.schedule,
-            image_shape=machine.image_shape,
-        )
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"{name!r} cannot be set: a machine does not change")
-
-    @property
-    def window(self) -> Window:
-        """The window of the machine."""
-        return self.machine.window
-
-    def with_window(self, window: Window) -> Self:
-        """The same machine seen through another window, of whose sides each has an index.
-
-        Args:
-          window: odd side P of the window, or a `WindowSchedule` for P(t).
-
-        Returns:
-          A machine that shares the images and the indices.
-
-        Raises:
-          ValueError: if the window does not suit the kind, or a side of it has no index.
-        """
-        machine = self.machine.with_window(window)
-        for side in _sides(machine.window):
-            if any(side not in of_label for of_label in self.indices.values()):
-                raise ValueError(f"window={side} has no index; give it to with_index's machine")
-        return type(self)(machine, self.tolerance, self.indices)
-
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """The classes that can be conditioned on: those that have an index."""
-        return tuple(sorted(label for label in self.indices if label is not None))
-
-    def denoise_with_error(
-        self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None = None
-    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
-        """Posterior mean and an estimate of its error; arguments and errors as `denoise`.
-
-        Returns:
-          `(x0, error)`: the estimate of x_0, [B, H, W, C], and of its error in each pixel, the
-          largest over channels, [B, H, W], in units of x_0; 0 where x0 is exact but for rounding.
-        """
-        found = self._ask(*self.checked(x, t, label))
-        return found["mean"], found["error"][..., 0]
-
-    def tree_flatten(self) -> tuple[tuple[ScoreMachine, Indices], float]:
-        """The machine and its indices are leaves."""
-        return (self.machine, self.indices), self.tolerance
-
-    @classmethod
-    def tree_unflatten(cls, tolerance: float, leaves: tuple[ScoreMachine, Indices]) -> Self:
-        """Inverse of `tree_flatten`."""
-        return cls(leaves[0], tolerance, leaves[1])
-
-    def check_label(self, label: ArrayLike | None, batch: int) -> None:
-        """See `Denoiser.check_label`."""
-        self.machine.check_label(label, batch)
-        values = None if label is None else checks.host_values(label)
-        known = [None] if label is None else [] if values is None else values.ravel().tolist()
-        for value in known:
-            if value not in self.indices:
-                had = ", ".join(map(str, self.indices))
-                raise ValueError(f"label={value} has no index; labels of with_index had {had}")
-
-    def posterior_mean(
-        self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
-    ) -> Float[Array, "b h w c"]:
-        """See `Denoiser.posterior_mean`."""
-        return self._ask(x, t, label)["mean"]
-
-    def _ask(
-        self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
-    ) -> dict[str, Array]:
-        """Mean and error, [B, H, W, size]; noisy images of one time and label at once."""
-        times = checks.host_values(t)
-        if times is None or (label is not None and checks.host_values(label) is None):
-            raise ValueError(
-                f"t and label must be values on the host where tolerance={self.tolerance}: what is "
-                "looked up depends on them"
-            )
-        groups = _groups(self.machine.window, times, label, len(x), by_time=True)
-        found = []
-        for group in groups:
-            levels = self.schedule.on_host(group.time)
-            noisy = levels is None or levels[1] > 0
-            found.append(
-                approximation.evaluate(
-                    self.machine.dictionary(group.window),
-                    x if len(groups) == 1 else x[group.places],
-                    Levels(*(jnp.asarray(v, x.dtype) for v in self.schedule(group.time))),
-                    self.machine.training_set,
-                    self.machine.training_set.bounds(group.label),
-                    self.indices[group.label].get(group.window) if noisy else None,
-                    self.tolerance,
-                    self.machine.memory_budget,
-                    self.machine.block_size,
-                )
-            )
-        return _scattered(found, groups)
-
-
-class _Group(NamedTuple):
-    """Noisy images of a batch that are looked at together.
-
-    Attributes:
-      places: in the batch.
-      window: that they are seen through.
-      label: one for all; [B] where it is traced; None for none.
-      time: one for all, where that is asked for.
-    """
-
-    places: np.ndarray
-    window: int | None
-    label: Any
-    time: Any
-
-
-def _groups(
-    window: Window, t: ArrayLike, label: ArrayLike | None, batch: int, *, by_time: bool = False
-) -> list[_Group]:
-    """Divides a batch by windows, labels and, if asked for, times, as far as they are known."""
-    times = checks.host_values(t) if by_time or isinstance(window, WindowSchedule) else None
-    sides: list[int | None] = [window] * batch if not isinstance(window, WindowSchedule) else []
-    if isinstance(window, WindowSchedule):
-        if times is None:
-            raise ValueError(
-                "t must be a value on the host, not traced or on an accelerator: the window "
-                "depends on it (pass a Python number, or give the machine one window)"
-            )
-        sides = [window(time) for time in np.broadcast_to(times, batch)]
-    labels = None if label is None else checks.host_values(label)
-    each: list[int | None] = [None] * batch
-    if labels is not None:
-        each = np.broadcast_to(labels, batch).tolist()
-    moments = [None] * batch
-    if by_time and times is not None:
-        moments = np.broadcast_to(times, batch).astype(float).tolist()
-    found: dict[tuple, list[int]] = {}
-    for place, key in enumerate(zip(sides, each, moments, strict=True)):
-        found.setdefault(key, []).append(place)
-    groups = [_Group(np.asarray(places), *key) for key, places in found.items()]
-    if label is None or labels is not None:
-        return groups
-    traced = jnp.asarray(label)
-    return [g._replace(label=traced[g.places] if traced.ndim else traced) for g in groups]
-
-
-def _scattered(found: list[dict[str, Array]], groups: list[_Group]) -> dict[str, Array]:
-    """What was found for groups of a batch, in the order of the batch."""
-    if len(groups) == 1:
-        return found[0]
-    order = np.argsort(np.concatenate([group.places for group in groups]))
-    return {name: jnp.concatenate([one[name] for one in found])[order] for name in found[0]}
-
-
-def _sides(window: Window) -> list[int | None]:
-    """The windows that a machine looks through."""
-    return [*sorted(set(window.windows))] if isinstance(window, WindowSchedule) else [window]
 
 
 def _items(name: str, value: Any, items: str) -> tuple[Any, ...]:

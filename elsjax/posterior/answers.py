@@ -36,8 +36,9 @@ ANSWERS: tuple[Answer, ...] = get_args(Answer)
 class Top:
     """The entries with the k largest weights, ranked; of equal ones the smallest source is first.
 
-    Entries whose logits agree up to rounding count as equal. Where a pixel has fewer than k entries
-    the rest has weight 0 and source -1.
+    Entries whose logits agree up to rounding count as equal; of equal translates of an image (ES)
+    the smallest shift is first. Where a pixel has fewer than k entries the rest has weight 0 and
+    source -1.
 
     Attributes:
       weight: [B, H, W, k].

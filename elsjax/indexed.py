@@ -1,0 +1,142 @@
+"""Score machines of whole data sets, up to a tolerance."""
+
+from typing import TYPE_CHECKING, Any, Self
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from elsjax import checks
+from elsjax.posterior import approximation, batches
+from elsjax.posterior.approximation import Indices
+from elsjax.posterior.evaluation import Levels
+from elsjax.process.denoisers import Denoiser
+from elsjax.process.windows import WindowSchedule
+
+if TYPE_CHECKING:
+    from elsjax.machines import ScoreMachine
+
+
+@jax.tree_util.register_pytree_node_class
+class IndexedMachine(Denoiser):
+    """A score machine that looks whole data sets up through an index of their patches.
+
+    Made by `ScoreMachine.with_index`; t and label must be values on the host. On a GPU that
+    computes whole data sets in one pass nothing is approximated.
+
+    Args:
+      machine: the exact machine; on a mesh each device holds all of its images.
+      tolerance: error per pixel, in units of [-1, 1].
+      indices: of its windows and labels.
+    """
+
+    machine: "ScoreMachine"
+    tolerance: float
+    indices: Indices
+
+    def __init__(self, machine: "ScoreMachine", tolerance: float, indices: Indices) -> None:
+        vars(self).update(
+            machine=machine,
+            tolerance=tolerance,
+            indices=indices,
+            schedule=machine.schedule,
+            image_shape=machine.image_shape,
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name!r} cannot be set: a machine does not change")
+
+    @property
+    def window(self) -> int | WindowSchedule | None:
+        """The window of the machine."""
+        return self.machine.window
+
+    def with_window(self, window: int | WindowSchedule | None) -> Self:
+        """The same machine seen through another window, of whose sides each has an index.
+
+        Args:
+          window: odd side P of the window, or a `WindowSchedule` for P(t).
+
+        Returns:
+          A machine that shares the images and the indices.
+
+        Raises:
+          ValueError: if the window does not suit the kind, or a side of it has no index.
+        """
+        machine = self.machine.with_window(window)
+        for side in batches.sides_of(machine.window):
+            if any(side not in of_label for of_label in self.indices.values()):
+                raise ValueError(f"window={side} has no index; give it to with_index's machine")
+        return type(self)(machine, self.tolerance, self.indices)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The classes that can be conditioned on: those that have an index."""
+        return tuple(sorted(label for label in self.indices if label is not None))
+
+    def denoise_with_error(
+        self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None = None
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
+        """Posterior mean and an estimate of its error; arguments and errors as `denoise`.
+
+        Returns:
+          `(x0, error)`: the estimate of x_0, [B, H, W, C], and of its error in each pixel, the
+          largest over channels, [B, H, W], in units of x_0; 0 where x0 is exact but for rounding.
+        """
+        found = self._ask(*self.checked(x, t, label))
+        return found["mean"], found["error"][..., 0]
+
+    def tree_flatten(self) -> tuple[tuple["ScoreMachine", Indices], float]:
+        """The machine and its indices are leaves."""
+        return (self.machine, self.indices), self.tolerance
+
+    @classmethod
+    def tree_unflatten(cls, tolerance: float, leaves: tuple["ScoreMachine", Indices]) -> Self:
+        """Inverse of `tree_flatten`."""
+        return cls(leaves[0], tolerance, leaves[1])
+
+    def check_label(self, label: ArrayLike | None, batch: int) -> None:
+        """See `Denoiser.check_label`."""
+        self.machine.check_label(label, batch)
+        values = None if label is None else checks.host_values(label)
+        known = [None] if label is None else [] if values is None else values.ravel().tolist()
+        for value in known:
+            if value not in self.indices:
+                had = ", ".join(map(str, self.indices))
+                raise ValueError(f"label={value} has no index; labels of with_index had {had}")
+
+    def posterior_mean(
+        self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
+    ) -> Float[Array, "b h w c"]:
+        """See `Denoiser.posterior_mean`."""
+        return self._ask(x, t, label)["mean"]
+
+    def _ask(
+        self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
+    ) -> dict[str, Array]:
+        """Mean and error, [B, H, W, size]; noisy images of one time and label at once."""
+        times = checks.host_values(t)
+        if times is None or (label is not None and checks.host_values(label) is None):
+            raise ValueError(
+                f"t and label must be values on the host where tolerance={self.tolerance}: what is "
+                "looked up depends on them"
+            )
+        groups = batches.groups_of(self.machine.window, times, label, len(x), by_time=True)
+        found = []
+        for group in groups:
+            levels = self.schedule.on_host(group.time)
+            noisy = levels is None or levels[1] > 0
+            found.append(
+                approximation.evaluate(
+                    self.machine.dictionary(group.window),
+                    x if len(groups) == 1 else x[group.places],
+                    Levels(*(jnp.asarray(v, x.dtype) for v in self.schedule(group.time))),
+                    self.machine.training_set,
+                    self.machine.training_set.bounds(group.label),
+                    self.indices[group.label].get(group.window) if noisy else None,
+                    self.tolerance,
+                    self.machine.memory_budget,
+                    self.machine.block_size,
+                )
+            )
+        return batches.scattered(found, groups)
