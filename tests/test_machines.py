@@ -331,13 +331,14 @@ def test_derivatives_in_both_modes(kind, window):
 def test_uint8_images_and_their_floats_are_the_same_images():
     pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 6, 3), np.uint8)
     floats = pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
-    x = _images(1, (6, 6, 3), seed=1)
     from_pixels, from_floats = (_machine("els", images, 3) for images in (pixels, floats))
+    x = _images(1, (6, 6, 3), seed=1)
     assert jax.tree.leaves(from_floats)[0].dtype == np.uint8
     np.testing.assert_array_equal(from_pixels.denoise(x, 0.3), from_floats.denoise(x, 0.3))
 
 
 IMAGES = np.zeros((4, 6, 6, 1), np.float32)
+X = np.zeros((2, 6, 6, 1), np.float32)
 
 
 @pytest.mark.parametrize(
@@ -364,9 +365,6 @@ IMAGES = np.zeros((4, 6, 6, 1), np.float32)
 def test_wrong_machines_are_refused(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         elsjax.ScoreMachine(*arguments, **options)
-
-
-X = np.zeros((2, 6, 6, 1), np.float32)
 
 
 @pytest.mark.parametrize(
