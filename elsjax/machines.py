@@ -233,7 +233,17 @@ class ScoreMachine(Denoiser):
         return Posterior(**images, **numbers, top=None if sources is None else Top(*sources))
 
     def dictionary(self, window: int | None) -> Dictionary:
-        """Which training patches each pixel is compared with, through a window."""
+        """Which training patches each pixel is compared with, through a window.
+
+        Args:
+          window: side P; None for the whole image.
+
+        Returns:
+          The dictionary.
+
+        Raises:
+          ValueError: if the window does not suit the kind.
+        """
         return Dictionary(self.kind, self.image_shape, window, self.wrap_patches)
 
     def tree_flatten(self) -> tuple[tuple[TrainingSet], tuple[tuple[str, Any], ...]]:

@@ -255,7 +255,7 @@ def test_an_unknown_label_of_a_network_under_jit_gives_nan(num_classes):
     ],
 )
 def test_noisy_images_are_real(known, network, x, message):
-    for use in (known.denoise, known.denoise_with_error, known.score, network.predict_noise):
+    for use in (known.denoise, known.posterior, known.score, network.predict_noise):
         with pytest.raises(ValueError, match=message):
             use(x, 0.5, 0)
     with pytest.raises(ValueError, match=message):

@@ -41,7 +41,7 @@ def _faults_of_function(function):
     if not documentation:
         return ["no docstring"]
     if re.search(
-        r"(arguments|see|errors|ValueError)( as| that|) `\w+`|same arguments", documentation
+        r"(arguments|[Ss]ee|errors|ValueError)( as| that|) `[\w.]+`|same arguments", documentation
     ):
         return []  # said of another function
     signature = inspect.signature(function)

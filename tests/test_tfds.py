@@ -192,11 +192,11 @@ def test_failed_preparation_leaves_nothing(tmp_path, monkeypatch, capfd):
 def test_tfds_records_of_the_real_thing(name, labels, real_tfds_dir, capfd):
     tfds = pytest.importorskip("tensorflow_datasets")
     dataset = datasets.load_dataset(name, limit=5, data_dir=real_tfds_dir)
+    assert capfd.readouterr() == ("", "")
     source = tfds.data_source(name, split="train", data_dir=real_tfds_dir)
     np.testing.assert_array_equal(dataset.pixels, [source[i]["image"] for i in range(5)])
     np.testing.assert_array_equal(dataset.labels, labels)
     assert len(dataset.label_names) == 10
-    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

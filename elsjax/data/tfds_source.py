@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import logging
 import os
 import tempfile
 import urllib.error
@@ -208,11 +209,25 @@ def _records(prepared: Prepared, split: str, count: int) -> Iterator[dict[str, A
 
         records = tfds.builder_from_directory(prepared.directory).as_data_source(split=split)
         for index in range(count):
-            yield records[index]
+            with _without_advice():
+                record = records[index]
+            yield record
     except Exception as error:  # of any type: TFDS, array_record and the image decoders
         raise ValueError(
             f"{prepared.directory}, split {split!r}, cannot be read: {_one_line(error)}"
         ) from error
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keeps TFDS from recommending other decoders of images on stderr."""
+    absl = logging.getLogger("absl")
+    level = absl.level
+    absl.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        absl.setLevel(level)
 
 
 def _cache_name(prepared: Prepared, split: str, image_size: int | None) -> str:

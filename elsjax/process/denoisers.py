@@ -110,18 +110,35 @@ class Denoiser(abc.ABC):
         Args:
           label: integer or [B]; None for none.
           batch: B.
+
+        Raises:
+          ValueError: if it is not.
         """
         if label is not None:
             raise ValueError(f"label={label} was given, but this denoiser knows no classes")
 
     def check_images(self, x: Float[ArrayLike, "b h w c"]) -> Array | np.ndarray:
-        """Noisy images as an array; raises ValueError if they are not of `image_shape`."""
+        """Noisy images as an array.
+
+        Args:
+          x: [B, H, W, C].
+
+        Returns:
+          The same, NumPy's or JAX's.
+
+        Raises:
+          ValueError: if they are not finite floating-point images of `image_shape`.
+        """
         return checks.noisy_images("x", x, self.image_shape)
 
     def checked(
         self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None
     ) -> tuple[Float[Array, "b h w c"], ArrayLike, ArrayLike | None]:
-        """The arguments of `denoise` as arrays, x in floating point; ValueError if one is wrong."""
+        """The arguments of `denoise`, checked; see `denoise`.
+
+        Returns:
+          x as a floating-point array, [B, H, W, C]; t; and label.
+        """
         x = self.check_images(x)
         if label is not None:
             label = checks.label("label", label, x.shape[0])
