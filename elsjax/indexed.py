@@ -1,6 +1,6 @@
 """Score machines of whole data sets, up to a tolerance."""
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,29 @@ from jaxtyping import Array, ArrayLike, Float
 from elsjax import checks
 from elsjax.posterior import approximation, batches
 from elsjax.posterior.approximation import Indices
+from elsjax.posterior.dictionaries import Dictionary
 from elsjax.posterior.evaluation import Levels
+from elsjax.posterior.training_set import TrainingSet
 from elsjax.process.denoisers import Denoiser
+from elsjax.process.schedules import Schedule
 from elsjax.process.windows import WindowSchedule
 
-if TYPE_CHECKING:
-    from elsjax.machines import ScoreMachine
+
+class Exact(Protocol):
+    """What is needed of the machine that is looked up: a `ScoreMachine`."""
+
+    schedule: Schedule
+    image_shape: tuple[int, int, int]
+    window: int | WindowSchedule | None
+    training_set: TrainingSet
+    memory_budget: int | None
+    block_size: int | None
+
+    def dictionary(self, window: int | None) -> Dictionary: ...  # noqa: D102
+
+    def with_window(self, window: int | WindowSchedule | None) -> "Exact": ...  # noqa: D102
+
+    def check_label(self, label: ArrayLike | None, batch: int) -> None: ...  # noqa: D102
 
 
 @jax.tree_util.register_pytree_node_class
@@ -30,11 +47,11 @@ class IndexedMachine(Denoiser):
       indices: of its windows and labels.
     """
 
-    machine: "ScoreMachine"
+    machine: Exact
     tolerance: float
     indices: Indices
 
-    def __init__(self, machine: "ScoreMachine", tolerance: float, indices: Indices) -> None:
+    def __init__(self, machine: Exact, tolerance: float, indices: Indices) -> None:
         vars(self).update(
             machine=machine,
             tolerance=tolerance,
@@ -86,12 +103,12 @@ class IndexedMachine(Denoiser):
         found = self._ask(*self.checked(x, t, label))
         return found["mean"], found["error"][..., 0]
 
-    def tree_flatten(self) -> tuple[tuple["ScoreMachine", Indices], float]:
+    def tree_flatten(self) -> tuple[tuple[Exact, Indices], float]:
         """The machine and its indices are leaves."""
         return (self.machine, self.indices), self.tolerance
 
     @classmethod
-    def tree_unflatten(cls, tolerance: float, leaves: tuple["ScoreMachine", Indices]) -> Self:
+    def tree_unflatten(cls, tolerance: float, leaves: tuple[Exact, Indices]) -> Self:
         """Inverse of `tree_flatten`."""
         return cls(leaves[0], tolerance, leaves[1])
 

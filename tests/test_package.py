@@ -1,7 +1,10 @@
+import ast
+import graphlib
 import inspect
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -143,3 +146,47 @@ def test_networks_are_loaded_when_asked_for():
     assert run.stdout.strip() == "True"
     with pytest.raises(AttributeError, match="no attribute 'fit'"):
         elsjax.fit  # noqa: B018
+
+
+ROOT = Path(elsjax.__file__).parents[1]
+FILES = [path for name in ("elsjax", "benchmarks", "tests") for path in (ROOT / name).rglob("*.py")]
+
+
+def test_files_and_functions_fit_a_reader():
+    for path in FILES:
+        text = path.read_text()
+        assert len(text.splitlines()) <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                documented = len((ast.get_docstring(node) or "").splitlines())
+                assert lines - documented <= 60, (path, node.name)
+
+
+def _imported(node):
+    """Modules that `from module import names` is about: the names, where they are modules."""
+    for one in node.names:
+        path = ROOT / Path(*node.module.split("."), one.name)
+        named = path.with_suffix(".py").exists() or path.is_dir()
+        yield f"{node.module}.{one.name}" if named else node.module
+
+
+def test_imports_go_one_way():
+    imports = {}
+    for path in (ROOT / "elsjax").rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        imports[name] = {
+            found
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module
+            for found in _imported(node)
+        }
+    for name, found in imports.items():
+        if not name.startswith("elsjax.cli") and name != "elsjax.__main__":
+            assert not any(one.startswith("elsjax.cli") for one in found), name
+    order = graphlib.TopologicalSorter(
+        {name: found & imports.keys() for name, found in imports.items() if name != "elsjax"}
+    )
+    order.prepare()  # raises CycleError where there is a circle
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        assert "elsjax.cli" not in path.read_text(), path

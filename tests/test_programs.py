@@ -34,6 +34,29 @@ def test_machine_is_a_pytree_and_differentiable_forwards():
     np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), atol=2e-3)
 
 
+def test_machines_in_jit_and_vmap_leak_nothing_and_trace_once():
+    machine = _machine("bbels", _images(5, (6, 6, 1)), 3)
+    x = jnp.asarray(_images(3, (6, 6, 1), seed=1), jnp.float32)
+    traced = []
+
+    def posterior(machine, x):
+        traced.append(x.shape)
+        return machine.posterior(x[None], 0.4, top=2)
+
+    expected = machine.posterior(x, 0.4, top=2)
+    as_argument = jax.jit(jax.vmap(posterior, in_axes=(None, 0)))
+    closed_over = jax.jit(jax.vmap(lambda x: posterior(machine, x)))
+    with jax.checking_leaks():
+        as_argument(machine, x + 1)
+    traced.clear()
+    for _ in range(2):
+        for found in (as_argument(machine, x), closed_over(x)):
+            for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+                np.testing.assert_allclose(one[:, 0], other, rtol=1e-4, atol=1e-5)
+    assert len(traced) == 1  # of the one closed over; the other was traced before
+    np.testing.assert_allclose(machine.denoise(x, 0.4), expected.mean, atol=1e-6)
+
+
 def test_a_second_call_does_not_retrace():
     images = _images(9, (6, 6, 1))
     machine = elsjax.ScoreMachine("bbels", images, np.arange(9) % 3, window=3)

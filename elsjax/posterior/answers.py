@@ -47,10 +47,10 @@ class Top:
       column: of the training pixel, [B, H, W, k].
     """
 
-    weight: Float[Array, "b h w k"]
-    image: Int[Array, "b h w k"]
-    row: Int[Array, "b h w k"]
-    column: Int[Array, "b h w k"]
+    weight: Float[Array, "*b h w k"]
+    image: Int[Array, "*b h w k"]
+    row: Int[Array, "*b h w k"]
+    column: Int[Array, "*b h w k"]
 
 
 @jax.tree_util.register_dataclass
@@ -67,11 +67,11 @@ class Posterior:
       top: the patches of the largest weights; None for top=0.
     """
 
-    mean: Float[Array, "b h w c"] | None
-    log_evidence: Float[Array, "b h w"] | None
-    variance: Float[Array, "b h w c"] | None
-    effective_number: Float[Array, "b h w"] | None
-    entropy: Float[Array, "b h w"] | None
+    mean: Float[Array, "*b h w c"] | None
+    log_evidence: Float[Array, "*b h w"] | None
+    variance: Float[Array, "*b h w c"] | None
+    effective_number: Float[Array, "*b h w"] | None
+    entropy: Float[Array, "*b h w"] | None
     top: Top | None
 
 
