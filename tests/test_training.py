@@ -75,12 +75,14 @@ def test_training_learns():
 def test_the_average_of_the_weights():
     net, pixels = network(), images()
     state, _ = run(net, pixels, config(ema_decay=0.0))
-    np.testing.assert_array_equal(flat(state.average), flat(state.weights))
+    np.testing.assert_array_equal(flat(state.ema_params), flat(state.params))
     state, _ = run(net, pixels, config(num_steps=1, warmup_steps=0, ema_decay=0.999))
     # The first step's decay is 1/10, not 0.999, so as to forget where it started.
-    expected = 0.1 * flat(nnx.state(net)) + 0.9 * flat(state.weights)
-    np.testing.assert_allclose(flat(state.average), expected, atol=1e-6)
-    np.testing.assert_array_equal(flat(nnx.state(trained_network(net, state))), flat(state.average))
+    expected = 0.1 * flat(nnx.state(net)) + 0.9 * flat(state.params)
+    np.testing.assert_allclose(flat(state.ema_params), expected, atol=1e-6)
+    np.testing.assert_array_equal(
+        flat(nnx.state(trained_network(net, state))), flat(state.ema_params)
+    )
 
 
 def test_the_network_and_the_given_state_are_left_alone():
@@ -89,7 +91,7 @@ def test_the_network_and_the_given_state_are_left_alone():
     start = initial_state(net, config())
     run(net, pixels, config(), state=start)
     np.testing.assert_array_equal(flat(nnx.state(net)), before)
-    np.testing.assert_array_equal(flat(start.weights), before)
+    np.testing.assert_array_equal(flat(start.params), before)
 
 
 @pytest.mark.parametrize("decay", [None, 0.5])
@@ -99,7 +101,7 @@ def test_the_learning_rate(decay):
     settings = config(num_steps=9, warmup_steps=3, learning_rate_decay=decay, ema_decay=0.0)
     weights = [flat(nnx.state(net))]
     for progress in training_steps(net, pixels, None, settings, report_every=1):
-        weights.append(flat(progress.state.weights))
+        weights.append(flat(progress.state.params))
     moves = np.abs(np.diff(weights, axis=0)).max(1)
     np.testing.assert_array_equal(moves[0], 0)  # the warm-up starts from zero
     assert moves[3] == pytest.approx(1e-2, rel=0.5)
@@ -113,16 +115,16 @@ def test_clipping_bounds_what_a_step_sees():
     plain, _ = run(net, pixels, config())
     loose, _ = run(net, pixels, config(clip_norm=1e6))
     tight, _ = run(net, pixels, config(clip_norm=1e-3))
-    np.testing.assert_allclose(flat(loose.weights), flat(plain.weights), atol=1e-6)
-    assert np.abs(flat(tight.weights) - flat(plain.weights)).max() > 1e-4
-    assert np.abs(flat(tight.optimizer[1][0].mu)).max() < 1e-3
+    np.testing.assert_allclose(flat(loose.params), flat(plain.params), atol=1e-6)
+    assert np.abs(flat(tight.params) - flat(plain.params)).max() > 1e-4
+    assert np.abs(flat(tight.opt_state[1][0].mu)).max() < 1e-3
 
 
 def test_bfloat16_keeps_the_state_in_float32():
     net, pixels = network(), images()
     _, expected = run(net, pixels, config(num_steps=3))
     state, losses = run(net, pixels, config(num_steps=3, precision="bfloat16"))
-    assert {leaf.dtype for leaf in jax.tree.leaves(state.weights)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     assert (losses != expected).any()
     np.testing.assert_allclose(losses, expected, rtol=0.02)
 
@@ -136,7 +138,7 @@ def test_device_counts_agree(batch_size):
     ]
     for state, losses in results[1:]:
         np.testing.assert_allclose(losses, results[0][1], rtol=1e-5)
-        np.testing.assert_allclose(flat(state.weights), flat(results[0][0].weights), atol=1e-5)
+        np.testing.assert_allclose(flat(state.params), flat(results[0][0].params), atol=1e-5)
 
 
 def test_a_step_is_compiled_once(monkeypatch):
@@ -156,9 +158,9 @@ def test_a_loss_that_is_not_finite(tmp_path):
     net, pixels = network(), images()
     settings = config(num_steps=40)
     state = initial_state(net, settings)
-    huge = jax.tree.map(lambda weight: weight * 1e30, state.weights)
+    huge = jax.tree.map(lambda weight: weight * 1e30, state.params)
     with pytest.raises(FloatingPointError, match=r"diverged at step 0: loss (nan|inf).*clip_norm"):
-        next(training_steps(net, pixels, None, settings, state=state._replace(weights=huge)))
+        next(training_steps(net, pixels, None, settings, state=state._replace(params=huge)))
 
 
 # Going on

@@ -27,15 +27,15 @@ class TrainingState(NamedTuple):
     """All that changes while a network is trained.
 
     Attributes:
-      weights: of the network, float32.
-      average: their exponential moving average.
-      optimizer: state of the optimiser.
+      params: weights of the network, float32.
+      ema_params: their exponential moving average.
+      opt_state: state of the optimiser.
       step: steps taken.
     """
 
-    weights: Any
-    average: Any
-    optimizer: Any
+    params: Any
+    ema_params: Any
+    opt_state: Any
     step: Int[Array, ""]
 
 
@@ -58,7 +58,7 @@ def initial_state(network: Network, config: TrainingConfig) -> TrainingState:
 
 def trained_network(network: Network, state: TrainingState) -> Network:
     """A copy of a network with the averaged weights of a state."""
-    return nnx.merge(nnx.graphdef(network), jax.tree.map(jnp.copy, state.average))
+    return nnx.merge(nnx.graphdef(network), jax.tree.map(jnp.copy, state.ema_params))
 
 
 def make_step(
@@ -72,14 +72,14 @@ def make_step(
     def step(
         state: TrainingState, images: Array, labels: Array | None, order: Array
     ) -> tuple[TrainingState, Array]:
-        value, gradient = mean_gradient(state.weights, state.step, images, labels, order)
-        updates, moments = optimizer.update(gradient, state.optimizer, state.weights)
-        weights = optax.apply_updates(state.weights, updates)
+        value, gradient = mean_gradient(state.params, state.step, images, labels, order)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
         # A short average at first, so that it does not remember how it started.
         decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
-        average = optax.incremental_update(weights, state.average, 1 - decay)
+        ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
         measured = jnp.stack([value, optax.tree.norm(gradient)])
-        return TrainingState(weights, average, moments, state.step + 1), measured
+        return TrainingState(params, ema_params, opt_state, state.step + 1), measured
 
     return step
 
