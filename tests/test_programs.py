@@ -103,8 +103,7 @@ def test_memory_keeps_to_the_budget_whatever_the_number_of_images(kind, window, 
     ("kind", "window"),
     [("is", None), ("es", None), ("ls", 5), ("els", 3), ("els", 7), ("bbels", 3), ("bbels", 7)],
 )
-@pytest.mark.parametrize("mesh", [None, (2, 2)])
-@pytest.mark.parametrize("top", [None, 3])
+@pytest.mark.parametrize(("mesh", "top"), [(None, None), ((2, 2), None), (None, 3)])
 def test_kernels_lower_for_every_platform(kind, window, mesh, top):
     images = np.zeros((10, 12, 12, 3), np.uint8)
     machine = _machine(kind, images, window, mesh=mesh and elsjax.make_mesh(*mesh))
