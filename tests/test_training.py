@@ -189,7 +189,7 @@ def test_a_checkpoint_of_another_architecture_is_told_by_its_tensors(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.latest(initial_state(network(), config())) is None
     checkpoints.save(1, initial_state(network(width=16), config()))
-    with pytest.raises(ValueError, match=r"weights\.convs\.0\.kernel.* \[3, 3, 16, 16\], expected"):
+    with pytest.raises(ValueError, match=r"params\.convs\.0\.kernel.* \[3, 3, 16, 16\], expected"):
         checkpoints.latest(initial_state(network(), config()))
     with pytest.raises(ValueError, match=r"embedding\.classes\.embedding.* is missing"):
         checkpoints.latest(initial_state(network(3, width=16), config()))
