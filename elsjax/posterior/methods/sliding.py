@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Num
 from elsjax.posterior import patches, state
 from elsjax.posterior.dictionaries import Part, Runs, WindowPart
 from elsjax.posterior.methods.method import Block, Method, Plan
-from elsjax.posterior.ranking import Largest
+from elsjax.posterior.ranking import NO_ENTRY, Largest
 from elsjax.posterior.state import Entries, PosteriorState, Request
 
 _MOST_ROWS = 1024
@@ -183,7 +183,10 @@ def _divided(seen: Largest | None, at_once: int) -> Largest | None:
 
     def divide(array: Array) -> Array:
         margins = [(0, -len(array) % at_once)] + [(0, 0)] * (array.ndim - 1)
-        return jnp.pad(array, margins).reshape(-1, at_once, *array.shape[1:])
+        # What fills up has nothing to gain from any block.
+        value = -NO_ENTRY if jnp.issubdtype(array.dtype, jnp.floating) else 0
+        filled = jnp.pad(array, margins, constant_values=value)
+        return filled.reshape(-1, at_once, *array.shape[1:])
 
     return jax.tree.map(divide, seen)
 
