@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from elsjax import checks
-from elsjax.posterior import approximation, batches
-from elsjax.posterior.approximation import Indices
+from elsjax.posterior import batches, evaluation
+from elsjax.posterior.answers import Question
 from elsjax.posterior.dictionaries import Dictionary
 from elsjax.posterior.evaluation import Levels
+from elsjax.posterior.lookup import Indices, Lookup
 from elsjax.posterior.training_set import TrainingSet
 from elsjax.process.denoisers import Denoiser
 from elsjax.process.schedules import Schedule
@@ -141,19 +142,26 @@ class IndexedMachine(Denoiser):
         groups = batches.groups_of(self.machine.window, times, label, len(x), by_time=True)
         found = []
         for group in groups:
-            levels = self.schedule.on_host(group.time)
-            noisy = levels is None or levels[1] > 0
+            chosen = x if len(groups) == 1 else x[group.places]
+            levels = (
+                jnp.broadcast_to(jnp.asarray(level, x.dtype), chosen.shape[:1])
+                for level in self.schedule(group.time)
+            )
+            on_host = self.schedule.on_host(group.time)
+            indices = self.indices[group.label][group.window]
+            if on_host is not None and on_host[1] == 0:  # nothing to integrate over
+                indices = (None,) * len(indices)
             found.append(
-                approximation.evaluate(
+                evaluation.evaluate(
                     self.machine.dictionary(group.window),
-                    x if len(groups) == 1 else x[group.places],
-                    Levels(*(jnp.asarray(v, x.dtype) for v in self.schedule(group.time))),
+                    Question(),
+                    chosen,
+                    Levels(*levels),
                     self.machine.training_set,
-                    self.machine.training_set.bounds(group.label),
-                    self.indices[group.label].get(group.window) if noisy else None,
-                    self.tolerance,
-                    self.machine.memory_budget,
-                    self.machine.block_size,
+                    jnp.asarray(self.machine.training_set.bounds(group.label)),
+                    memory_budget=self.machine.memory_budget,
+                    block_size=self.machine.block_size,
+                    lookup=Lookup(indices, self.tolerance),
                 )
             )
         return batches.scattered(found, groups)

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from elsjax import checks, parallel
 from elsjax.indexed import IndexedMachine
-from elsjax.posterior import approximation, batches, evaluation
+from elsjax.posterior import batches, evaluation, lookup
 from elsjax.posterior.answers import ANSWERS, Answer, Posterior, Question, Top
 from elsjax.posterior.batches import Group
 from elsjax.posterior.dictionaries import Dictionary, Kind
@@ -190,7 +190,7 @@ class ScoreMachine(Denoiser):
         dictionaries = {
             window: machine.dictionary(window) for window in batches.sides_of(self.window)
         }
-        indices = approximation.indices(machine.training_set, dictionaries, labels, progress)
+        indices = lookup.indices(machine.training_set, dictionaries, labels, progress)
         return IndexedMachine(machine, tolerance, indices)
 
     def posterior(
@@ -302,24 +302,18 @@ class ScoreMachine(Denoiser):
         self, question: Question, x: Float[Array, "b h w c"], levels: Levels, group: Group
     ) -> dict[str, Array]:
         """`_ask` through one window and for one label, or for labels that are traced."""
-        ranges, devices = None, 1
+        ranges = None
         if group.label is not None:
             ranges = self.training_set.ranges(jnp.asarray(group.label, jnp.int32))
-        if self.mesh is not None:
-            devices = self.mesh.shape[parallel.SAMPLE]
-        batch = 1 if ranges is not None and ranges.ndim == 2 else -(-len(x) // devices)
-        dictionary = self.dictionary(group.window)
-        scheme = evaluation.scheme(
-            dictionary,
-            question,
-            self.training_set,
-            batch,
-            x.dtype,
-            self.memory_budget,
-            self.block_size,
-        )
         return evaluation.evaluate(
-            dictionary, question, scheme, x, levels, self.training_set, ranges
+            self.dictionary(group.window),
+            question,
+            x,
+            levels,
+            self.training_set,
+            ranges,
+            memory_budget=self.memory_budget,
+            block_size=self.block_size,
         )
 
 

@@ -13,7 +13,7 @@ from elsjax.pixels import to_uint8
 from elsjax.posterior import index
 from elsjax.posterior.answers import Question
 from elsjax.posterior.dictionaries import Dictionary
-from elsjax.posterior.evaluation import Levels, of_part, scheme, share
+from elsjax.posterior.evaluation import Levels, evaluate
 from elsjax.posterior.index import build, clusters, packing, search
 from elsjax.posterior.training_set import TrainingSet
 
@@ -61,20 +61,17 @@ def test_tolerance_zero_is_exact(x64, kind, wrap, shape, window, sigma):
     training_set = TrainingSet.of(images, None, None)
     alpha = 0.8
     built = build.build_index(images, part)
-    plan = scheme(
-        Dictionary(kind, shape, window, wrap), Question(), training_set, 3, x.dtype, 2**22, None
-    )
     levels = Levels(jnp.full(3, alpha), jnp.full(3, sigma))
 
     @jax.jit
     def both(x, training_set, built):
         origin = training_set.mean_pixel + 0.1
         patches = index.lay_out(built, training_set.pixels, part, 0, origin)
-        own = share(training_set, None)
-        exact = of_part(plan.methods[0], plan.plans[0], Question(), x, levels, own, training_set)
+        dictionary = Dictionary(kind, shape, window, wrap)
+        exact = evaluate(dictionary, Question(), x, levels, training_set, None)["mean"]
         return (
             *index.posterior_mean(part, x, alpha, sigma, origin, built, patches, 0.0),
-            exact["mean"],
+            exact.reshape(3, -1, shape[2])[:, part.pixels],
         )
 
     mean, error, exact = both(x, training_set, built)

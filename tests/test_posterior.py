@@ -3,14 +3,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elsjax.posterior import state as posterior
+from elsjax.posterior import softmax
 
 
 def _state(logits, values):
     def weigh(weights):
         return weights.sum(-1), weights @ values
 
-    return posterior.from_logits(logits, weigh)
+    return softmax.from_logits(logits, weigh)
 
 
 @settings(max_examples=25, deadline=None)
@@ -20,16 +20,16 @@ def test_merge_is_the_softmax_of_all_in_any_order(cut, scale, seed):
         rng = np.random.default_rng(seed)
         logits, values = scale * rng.normal(size=(3, 20)), rng.normal(size=(20, 2))
         parts = [_state(logits[:, cut:], values[cut:]), _state(logits[:, :cut], values[:cut])]
-        empty = posterior.empty((3,), 2, logits.dtype)
+        empty = softmax.empty((3,), 2, logits.dtype)
         weights = np.exp(logits - logits.max(1, keepdims=True))
         expected = weights @ values / weights.sum(1, keepdims=True)
         for a, b in (parts, parts[::-1]):
-            merged = posterior.merge(posterior.merge(empty, a), posterior.merge(b, empty))
-            np.testing.assert_allclose(posterior.mean(merged), expected, rtol=1e-9, atol=1e-12)
+            merged = softmax.merge(softmax.merge(empty, a), softmax.merge(b, empty))
+            np.testing.assert_allclose(softmax.mean(merged), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_empty_states_have_weight_exactly_zero_and_no_nan():
-    empty = posterior.empty((2,), 1, np.float32)
-    merged = posterior.merge(empty, empty)
+    empty = softmax.empty((2,), 1, np.float32)
+    merged = softmax.merge(empty, empty)
     np.testing.assert_array_equal(merged.weight, [0, 0])
     np.testing.assert_array_equal(merged.total, [[0], [0]])

@@ -12,6 +12,7 @@ from elsjax.posterior import evaluation
 from elsjax.posterior.answers import Question
 from elsjax.posterior.dictionaries import Dictionary
 from elsjax.posterior.evaluation import Levels
+from elsjax.posterior.scheme import choose_scheme
 
 
 def _images(num, shape, seed=0):
@@ -75,9 +76,7 @@ def _temporary_bytes(kind, num_images, window, budget, batch=1):
     machine = elsjax.ScoreMachine(kind, images, window=window)
     dictionary = Dictionary(kind, (32, 32, 1), window)
     x = jnp.zeros((batch, 32, 32, 1))
-    plan = evaluation.scheme(
-        dictionary, Question(), machine.training_set, batch, x.dtype, budget, None
-    )
+    plan = choose_scheme(dictionary, Question(), machine.training_set, batch, x.dtype, budget, None)
     levels = Levels(jnp.full(batch, 0.5), jnp.full(batch, 0.5))
     lowered = evaluation._compiled.lower(
         dictionary, Question(), plan, x, levels, machine.training_set, None

@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from elsjax.posterior import patches, state
+from elsjax.posterior import patches, softmax
 from elsjax.posterior.dictionaries import Dictionary, ImagePart, Part, WindowPart
 from elsjax.posterior.ranking import Largest
-from elsjax.posterior.state import PosteriorState, Request
+from elsjax.posterior.softmax import PosteriorState, Request
 
 Answer = Literal["mean", "log_evidence", "variance", "effective_number", "entropy"]
 ANSWERS: tuple[Answer, ...] = get_args(Answer)
@@ -107,7 +107,7 @@ class Question:
         """
         found: dict[str, Array] = {}
         size = seen.total.shape[-1] // (1 + self.request.variance)
-        mean = state.mean(seen)[..., :size]
+        mean = softmax.mean(seen)[..., :size]
         log_weight = jnp.log(seen.weight)
         if "mean" in self.answers:
             tiled = jnp.resize(origin, (size,))
@@ -115,7 +115,7 @@ class Question:
         if "log_evidence" in self.answers:
             found["log_evidence"] = (seen.maximum + log_weight)[..., None]
         if "variance" in self.answers:
-            found["variance"] = jnp.maximum(state.mean(seen)[..., size:] - mean * mean, 0)
+            found["variance"] = jnp.maximum(softmax.mean(seen)[..., size:] - mean * mean, 0)
         if seen.squared_weight is not None:
             found["effective_number"] = (seen.weight**2 / seen.squared_weight)[..., None]
         if seen.weighted_logit is not None:

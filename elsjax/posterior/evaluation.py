@@ -18,71 +18,17 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from elsjax import parallel
-from elsjax.posterior import ranking, state
+from elsjax.posterior import index, ranking, softmax
 from elsjax.posterior.answers import Question, evidence_constant, located
-from elsjax.posterior.dictionaries import Dictionary, ImagePart, Part
-from elsjax.posterior.methods import Block, Method, Plan, choose
+from elsjax.posterior.dictionaries import Dictionary, ImagePart, Part, WindowPart
+from elsjax.posterior.lookup import Lookup
+from elsjax.posterior.methods import Block, Method, Plan
 from elsjax.posterior.ranking import Largest
+from elsjax.posterior.scheme import Scheme, choose_scheme
 from elsjax.posterior.training_set import TrainingSet
 
 # sigma = 0 is the limit sigma -> 0, in which only the nearest patch keeps a weight.
 _LEAST_VARIANCE = 1e-14
-
-
-class Scheme(NamedTuple):
-    """How a dictionary is evaluated: a method and a plan for each of its parts. Static.
-
-    Attributes:
-      methods: one for each part.
-      plans: how each cuts its work.
-    """
-
-    methods: tuple[Method, ...]
-    plans: tuple[Plan, ...]
-
-
-def scheme(
-    dictionary: Dictionary,
-    question: Question,
-    training_set: TrainingSet,
-    batch: int,
-    dtype: jnp.dtype,
-    memory_budget: int | None,
-    block_size: int | None,
-) -> Scheme:
-    """Chooses a method for each part, and how a device cuts its work.
-
-    Args:
-      dictionary: which entries.
-      question: what is asked for.
-      training_set: the training images.
-      batch: number of noisy images that a device looks at together.
-      dtype: of the noisy images.
-      memory_budget: bytes; None for the default.
-      block_size: training images of a block; None to follow from the budget.
-
-    Returns:
-      The scheme.
-    """
-    shape = {} if training_set.mesh is None else training_set.mesh.shape
-    num_images = -(-training_set.num_images // shape.get(parallel.DATA, 1))
-    budget = memory_budget
-    if budget is None:
-        budget = 3 * 2**27
-        if training_set.platform == "cpu":  # whose devices share a cache
-            budget = max(2**22, 3 * 2**23 // math.prod(shape.values()))
-    # What the two pairs of edges prepare may lie in memory while another part is computed.
-    prepared = budget // 6
-    use_fused = training_set.fuses and dtype == jnp.float32
-    methods, plans = [], []
-    for part in dictionary.parts:
-        method = choose(part, question.request, use_fused=use_fused)
-        plan = method.plan(batch, num_images, dtype.itemsize, budget - 2 * prepared)
-        if block_size is not None:
-            plan = plan._replace(images=min(block_size, num_images))
-        methods.append(method)
-        plans.append(plan)
-    return Scheme(tuple(methods), tuple(plans))
 
 
 class Levels(NamedTuple):
@@ -118,33 +64,45 @@ class Share(NamedTuple):
 def evaluate(
     dictionary: Dictionary,
     question: Question,
-    plan: Scheme,
     x: Float[Array, "b h w c"],
     levels: Levels,
     training_set: TrainingSet,
     ranges: Int[Array, "2"] | Int[Array, "b 2"] | None,
+    *,
+    memory_budget: int | None = None,
+    block_size: int | None = None,
+    lookup: Lookup | None = None,
 ) -> dict[str, Array]:
     """The answers for a batch.
 
     Args:
       dictionary: which entries.
       question: what is asked for.
-      plan: how it is evaluated.
       x: noisy images.
       levels: of each.
       training_set: the training images.
       ranges: range [start, stop) of the images that count, for all or for each; None for all.
+      memory_budget: bytes; None for the default.
+      block_size: training images of a block; None to follow from the budget.
+      lookup: indices of some parts, for the mean of noisy images of one noise level; then "error"
+        is an estimate of its error, 0 where there is none. None to look at every entry.
 
     Returns:
       Answers by name, [B, H, W, size].
     """
-    count = len(x)
-    x, levels, ranges = placed(training_set.mesh, x, levels, ranges)
-    found = _compiled(dictionary, question, plan, x, levels, training_set, ranges)
+    count, mesh = len(x), training_set.mesh
+    batch = -(-count // (1 if mesh is None else mesh.shape[parallel.SAMPLE]))
+    if ranges is not None and ranges.ndim == 2:
+        batch = 1  # each for itself
+    scheme = choose_scheme(
+        dictionary, question, training_set, batch, x.dtype, memory_budget, block_size
+    )
+    x, levels, ranges = _placed(mesh, x, levels, ranges)
+    found = _compiled(dictionary, question, scheme, x, levels, training_set, ranges, lookup)
     return {name: array[:count] for name, array in found.items()}
 
 
-def placed(
+def _placed(
     mesh: jax.sharding.Mesh | None, x: Array, levels: Levels, ranges: Array | None
 ) -> tuple[Array, Levels, Array | None]:
     """Spreads a batch over a mesh, filled up to what its "sample" axis divides."""
@@ -163,65 +121,75 @@ def placed(
     return spread(x), Levels(*map(spread, levels)), ranges
 
 
-@functools.partial(jax.jit, static_argnames=("dictionary", "question", "plan"))
+@functools.partial(jax.jit, static_argnames=("dictionary", "question", "scheme"))
 def _compiled(
     dictionary: Dictionary,
     question: Question,
-    plan: Scheme,
+    scheme: Scheme,
     x: Float[Array, "b h w c"],
     levels: Levels,
     training_set: TrainingSet,
     ranges: Int[Array, "2"] | Int[Array, "b 2"] | None,
+    lookup: Lookup | None = None,
 ) -> dict[str, Array]:
     """`evaluate` for a batch that is placed."""
-    answer = functools.partial(_of_device, dictionary, question, plan)
+    answer = functools.partial(_of_device, dictionary, question, scheme)
     mesh = training_set.mesh
     if mesh is None:
-        return answer(x, levels, training_set, ranges)
+        return answer(x, levels, training_set, ranges, lookup)
     samples, everywhere = jax.P(parallel.SAMPLE), jax.P()
     images = everywhere if training_set.replicated else jax.P(parallel.DATA)
     specs = jax.tree.map(lambda _: everywhere, training_set)
     specs = dataclasses.replace(specs, pixels=images, numbers=images)
     of_ranges = samples if ranges is not None and ranges.ndim == 2 else everywhere
+    of_lookup = None if lookup is None else lookup.partition_specs()
     answer = jax.shard_map(
-        answer, mesh=mesh, in_specs=(samples, samples, specs, of_ranges), out_specs=samples
+        answer,
+        mesh=mesh,
+        in_specs=(samples, samples, specs, of_ranges, of_lookup),
+        out_specs=samples,
     )
-    return answer(x, levels, training_set, ranges)
+    return answer(x, levels, training_set, ranges, lookup)
 
 
 def _of_device(
     dictionary: Dictionary,
     question: Question,
-    plan: Scheme,
+    scheme: Scheme,
     x: Float[Array, "b h w c"],
     levels: Levels,
     training_set: TrainingSet,
     ranges: Int[Array, "2"] | Int[Array, "b 2"] | None,
+    lookup: Lookup | None = None,
 ) -> dict[str, Array]:
     """What one device computes of `evaluate`."""
     if ranges is not None and ranges.ndim == 2:  # each noisy image for itself
 
         def one(arguments: tuple[Array, Levels, Array]) -> dict[str, Array]:
             x, levels, ranges = jax.tree.map(lambda a: a[None], arguments)
-            of_one = _of_device(dictionary, question, plan, x, levels, training_set, ranges[0])
+            of_one = _of_device(dictionary, question, scheme, x, levels, training_set, ranges[0])
             return jax.tree.map(lambda array: array[0], of_one)
 
         return lax.map(one, (x, levels, ranges))
-    own = share(training_set, ranges)
-    parts = dictionary.parts
-    found = [
-        of_part(method, cut, question, x, levels, own, training_set)
-        for method, cut in zip(plan.methods, plan.plans, strict=True)
-    ]
-    answers = put_together(parts, found, x.shape)
+    share = _share(training_set, ranges)
+    found = []
+    for number, (method, plan) in enumerate(zip(scheme.methods, scheme.plans, strict=True)):
+        if lookup is not None and lookup.indices[number] is not None:
+            found.append(_looked_up(method.part, number, x, levels, training_set, lookup))
+            continue
+        of_method = of_part(method, plan, question, x, levels, share, training_set)
+        if lookup is not None:
+            of_method["error"] = jnp.zeros_like(of_method["mean"][..., :1])
+        found.append(of_method)
+    answers = put_together(dictionary.parts, found, x.shape)
     if "log_evidence" in answers:
-        origins = [method.origin(training_set.mean_pixel) for method in plan.methods]
+        origins = [method.origin(training_set.mean_pixel) for method in scheme.methods]
         constant = evidence_constant(dictionary, x, *levels, origins[0])
         answers["log_evidence"] += constant[..., None]
     return answers
 
 
-def share(training_set: TrainingSet, ranges: Int[Array, "2"] | None) -> Share:
+def _share(training_set: TrainingSet, ranges: Int[Array, "2"] | None) -> Share:
     """The share of the images of a range that this device goes over."""
     start: int | Array = 0
     stop: int | Array = training_set.num_images
@@ -240,6 +208,31 @@ def share(training_set: TrainingSet, ranges: Int[Array, "2"] | None) -> Share:
     return Share(
         training_set.pixels, training_set.numbers, start, stop, span, count, mesh is not None
     )
+
+
+def _looked_up(
+    part: Part,
+    number: int,
+    x: Float[Array, "b h w c"],
+    levels: Levels,
+    training_set: TrainingSet,
+    lookup: Lookup,
+) -> dict[str, Array]:
+    """The mean at the pixels of a part, of that number, through its index, and its error."""
+    of_part = lookup.indices[number]
+    assert isinstance(part, WindowPart)
+    assert of_part is not None
+    mean, error = index.posterior_mean(
+        part,
+        x,
+        levels.alpha[0],
+        levels.sigma[0],
+        training_set.mean_pixel,
+        *of_part,
+        lookup.tolerance,
+        sharded=training_set.mesh is not None,
+    )
+    return {"mean": mean, "error": error[..., None]}
 
 
 def of_part(
@@ -334,14 +327,14 @@ def _stream(
     resolution: Float[Array, " r"],
     origin: Float[Array, " c"],
     share: Share,
-) -> tuple[state.PosteriorState, Largest | None]:
+) -> tuple[softmax.PosteriorState, Largest | None]:
     """What a tile of queries knows after all training images, block by block."""
     request, rows = question.request, queries.shape[1]
     tile = method.tile(queries)
 
     def add_block(
-        index: Array, known: tuple[state.PosteriorState, Largest | None]
-    ) -> tuple[state.PosteriorState, Largest | None]:
+        index: Array, known: tuple[softmax.PosteriorState, Largest | None]
+    ) -> tuple[softmax.PosteriorState, Largest | None]:
         seen, ranked = known
         places = share.start + index * plan.images + jnp.arange(plan.images)
         # What is beyond the last image is filled up with it and counts 0 times: it moves neither
@@ -354,10 +347,10 @@ def _stream(
         images = method.shifted(share.pixels[places], origin)
         block = Block(images, counts.astype(queries.dtype), numbers)
         found, ranked = method.state(tile, block, request, ranked)
-        return state.merge(seen, found), ranked
+        return softmax.merge(seen, found), ranked
 
     shape, ranked = (method.num_groups, rows), None
-    seen = state.empty(shape, method.part.value_size, queries.dtype, request)
+    seen = softmax.empty(shape, method.part.value_size, queries.dtype, request)
     if request.top:
         ranked = ranking.none(request.top, jnp.zeros(shape, queries.dtype))
     if share.sharded:  # from here on different on every device
@@ -373,7 +366,7 @@ def _stream(
         seen, ranked = jax.tree.map(
             lambda seen, none: jnp.where(some, seen, none), (seen, ranked), empty
         )
-        seen = state.merge_over(seen, parallel.DATA)
+        seen = softmax.merge_over(seen, parallel.DATA)
         ranked = None if ranked is None else ranking.merge_over(ranked, parallel.DATA)
     return seen, ranked
 

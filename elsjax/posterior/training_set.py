@@ -109,12 +109,6 @@ class TrainingSet:
         )
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
-        height, width, channels = self.pixels.shape[1:]
-        return height, width, channels
-
-    @property
     def labels(self) -> tuple[int, ...]:
         """The classes, ascending."""
         return tuple(label for label, _, _ in self.classes)

@@ -12,11 +12,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from elsjax.pixels import to_float
-from elsjax.posterior import state as posterior
+from elsjax.posterior import softmax
 from elsjax.posterior.index import packing
 from elsjax.posterior.index.clusters import centre_pixel
 from elsjax.posterior.index.gaussians import weighted_values
 from elsjax.posterior.index.problem import Block, Problem, Queries
+from elsjax.posterior.softmax import PosteriorState
 
 # Up to how many thresholds a cluster's share tells what those below the threshold are worth.
 _MARGIN = 16
@@ -52,7 +53,7 @@ class Opened(NamedTuple):
       share: the shares that the stand-ins of the same clusters had, summed.
     """
 
-    near: posterior.PosteriorState
+    near: PosteriorState
     misfit: Float[Array, " r"]
     share: Float[Array, " r"]
 
@@ -96,7 +97,7 @@ def open_requested(
 
 def exact_states(
     problem: Problem, windows: Float[Array, "u s d"], cluster: Int[Array, " u"]
-) -> posterior.PosteriorState:
+) -> PosteriorState:
     """States of clusters, patch by patch, for the queries in their slots."""
     shift, alpha, sigma = problem.shift, problem.alpha, problem.sigma
     patches = jax.tree.map(lambda array: array[cluster], problem.patches)
@@ -117,7 +118,7 @@ def exact_states(
         sums = jnp.einsum("usl,ulv->usv", weights, values, precision=lax.Precision.HIGHEST)
         return sums[..., -1], sums[..., :-1]
 
-    return posterior.from_logits(logits, weigh)
+    return softmax.from_logits(logits, weigh)
 
 
 def _misfits(
@@ -125,7 +126,7 @@ def _misfits(
     queries: Queries,
     step: Step,
     units: packing.Units,
-    exact: posterior.PosteriorState,
+    exact: PosteriorState,
     share: Float[Array, "u s"],
 ) -> Float[Array, "u s"]:
     """How wrong stand-ins were: by how much they had moved a query's mean too far or not enough.
@@ -146,7 +147,7 @@ def _misfits(
 def _add(
     opened: Opened,
     units: packing.Units,
-    exact: posterior.PosteriorState,
+    exact: PosteriorState,
     misfit: Float[Array, "u s"],
     share: Float[Array, "u s"],
 ) -> Opened:
@@ -158,7 +159,7 @@ def _add(
     columns = jnp.concatenate([scale[..., None] * exact.total, columns], axis=-1)
     added = packing.sum_by_query(columns, units.query, rows)
     return Opened(
-        near=posterior.PosteriorState(
+        near=PosteriorState(
             maximum=near.maximum,
             weight=near.weight + added[:, channels],
             total=near.total + added[:, :channels],
@@ -169,10 +170,10 @@ def _add(
 
 
 def _make_room(
-    state: posterior.PosteriorState,
+    state: PosteriorState,
     maximum: Float[Array, "u s"],
     query: Int[Array, "u s"],
-) -> posterior.PosteriorState:
+) -> PosteriorState:
     """Raises maxima where states to be added would overflow, which is rare.
 
     Args:
@@ -184,13 +185,13 @@ def _make_room(
       The same state, relative to maxima that leave room.
     """
 
-    def rescaled(state: posterior.PosteriorState) -> posterior.PosteriorState:
-        raised = posterior.PosteriorState(
+    def rescaled(state: PosteriorState) -> PosteriorState:
+        raised = PosteriorState(
             maximum=state.maximum.at[query].max(maximum, mode="drop"),
             weight=jnp.zeros_like(state.weight),
             total=jnp.zeros_like(state.total),
         )
-        return posterior.merge(state, raised)
+        return softmax.merge(state, raised)
 
     held = state.maximum.at[query].get(mode="fill", fill_value=jnp.inf)
     overflows = jnp.any(maximum > held + _ROOM)

@@ -10,9 +10,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from elsjax import parallel
-from elsjax.posterior import state as posterior
+from elsjax.posterior import softmax
 from elsjax.posterior.index.clusters import Patches, PatchIndex
 from elsjax.posterior.index.gaussians import StandIns
+from elsjax.posterior.softmax import PosteriorState
 
 _Tree = TypeVar("_Tree")
 
@@ -103,6 +104,6 @@ class Problem:
             return array
         return lax.all_gather(array, parallel.DATA, axis=1, tiled=True, to="invarying")
 
-    def merge_over_shards(self, state: posterior.PosteriorState) -> posterior.PosteriorState:
+    def merge_over_shards(self, state: PosteriorState) -> PosteriorState:
         """The state of the clusters of all devices."""
-        return posterior.merge_over(state, parallel.DATA) if self.sharded else state
+        return softmax.merge_over(state, parallel.DATA) if self.sharded else state

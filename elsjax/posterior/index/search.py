@@ -28,11 +28,12 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from elsjax.posterior import patches as layout
-from elsjax.posterior import state as posterior
+from elsjax.posterior import softmax
 from elsjax.posterior.dictionaries import Part, WindowPart
 from elsjax.posterior.index import gaussians, openings, packing
 from elsjax.posterior.index.clusters import Patches, PatchIndex
 from elsjax.posterior.index.problem import Block, Problem, Queries
+from elsjax.posterior.softmax import PosteriorState
 
 _Carry = TypeVar("_Carry")
 
@@ -74,8 +75,8 @@ class Estimate(NamedTuple):
     """
 
     threshold: Float[Array, " r"]
-    near: posterior.PosteriorState
-    state: posterior.PosteriorState
+    near: PosteriorState
+    state: PosteriorState
     change: Float[Array, " r"]
     error: Float[Array, " r"]
 
@@ -144,7 +145,7 @@ def posterior_mean(
         sharded=sharded,
     )
     found = search(problem, windows, tolerance)
-    mean = _per_pixel(part, posterior.mean(found.state), len(x))
+    mean = _per_pixel(part, softmax.mean(found.state), len(x))
     error = _per_pixel(part, found.error[:, None], len(x))
     return mean + origin[None, None], error[..., 0]
 
@@ -181,7 +182,7 @@ def search(
     infinite, zero = jnp.full(rows, jnp.inf, windows.dtype), jnp.zeros(rows, windows.dtype)
     unknown = jnp.where(jnp.arange(rows) < count, infinite, zero)
     infinite, zero, unknown = problem.varying_over_samples((infinite, zero, unknown))
-    nothing = problem.varying(posterior.empty((rows,), problem.channels, windows.dtype))
+    nothing = problem.varying(softmax.empty((rows,), problem.channels, windows.dtype))
     start = Estimate(infinite, nothing, far, change=zero, error=unknown)
     at_once = -(-rows // (packing.WORD * _SHARE)) * packing.WORD
     at_once = min(rows, max(_FEWEST_QUERIES, at_once))
@@ -198,9 +199,7 @@ def search(
     return jax.tree.map(lambda array: array[:count], found)
 
 
-def _as_queries(
-    problem: Problem, windows: Float[Array, "r d"]
-) -> tuple[Queries, posterior.PosteriorState]:
+def _as_queries(problem: Problem, windows: Float[Array, "r d"]) -> tuple[Queries, PosteriorState]:
     """Queries, and their states while all clusters are far."""
     index = problem.index
     coordinates = jnp.matmul(
@@ -218,11 +217,11 @@ def _as_queries(
 
 def _all_far(
     problem: Problem, features: Float[Array, "r f"], coordinates: Float[Array, "r m"]
-) -> posterior.PosteriorState:
+) -> PosteriorState:
     """States of all clusters of this device by their stand-ins."""
     channels = problem.channels
 
-    def add(block: Block, state: posterior.PosteriorState) -> posterior.PosteriorState:
+    def add(block: Block, state: PosteriorState) -> PosteriorState:
         def weigh(weights: Array) -> tuple[Array, Array]:
             values = block.of(problem.stand_ins.values)
             sums = jnp.matmul(weights, values, precision=lax.Precision.HIGHEST)
@@ -230,10 +229,10 @@ def _all_far(
 
         coefficients = block.of(problem.stand_ins.coefficients)
         logits = gaussians.log_weights(features, coefficients)
-        return posterior.merge(state, posterior.from_logits(logits, weigh))
+        return softmax.merge(state, softmax.from_logits(logits, weigh))
 
     rows = len(features)
-    nothing = problem.varying(posterior.empty((rows,), channels, features.dtype))
+    nothing = problem.varying(softmax.empty((rows,), channels, features.dtype))
     return _over_blocks(problem, rows, add, nothing)
 
 
@@ -269,7 +268,7 @@ def _refine(
     """Lowers the thresholds of queries that are not done by a step."""
     done = before.error <= tolerance
     lower = jnp.where(done, before.threshold, _next_thresholds(queries, before.threshold))
-    step = openings.Step(before.threshold, lower, posterior.mean(before.state))
+    step = openings.Step(before.threshold, lower, softmax.mean(before.state))
 
     def add(block: Block, sums: _Sums) -> _Sums:
         estimates = gaussians.log_weights(
@@ -314,14 +313,14 @@ def _judged(
         (sums.opened.misfit, sums.opened.share, sums.far[:, -1], values)
     )
     # Where nothing is far, what had been expected of it does not count either.
-    nothing = posterior.empty(far_weight.shape, problem.channels, far_weight.dtype)
+    nothing = softmax.empty(far_weight.shape, problem.channels, far_weight.dtype)
     level = jnp.where(far_weight > 0, queries.log_evidence, nothing.maximum)
-    far = posterior.PosteriorState(maximum=level, weight=far_weight, total=far_total)
-    state = posterior.merge(problem.merge_over_shards(sums.opened.near), far)
+    far = PosteriorState(maximum=level, weight=far_weight, total=far_total)
+    state = softmax.merge(problem.merge_over_shards(sums.opened.near), far)
     share_far = far_weight * jnp.exp(level - state.maximum) / state.weight
     # Relative to the weight that the stand-ins said the opened clusters had.
     misfit = misfit / jnp.maximum(share, jnp.finfo(share.dtype).tiny)
-    change = jnp.abs(posterior.mean(state) - step.mean).max(axis=-1)
+    change = jnp.abs(softmax.mean(state) - step.mean).max(axis=-1)
     recent = jnp.maximum(change, before.change / 4)
     error = _SAFETY * jnp.maximum(2 * share_far * misfit, recent)
     # Never below what a threshold can tell: where one cluster decides, far ones may be larger

@@ -7,7 +7,7 @@ from elsjax.posterior.methods.lines import Lines
 from elsjax.posterior.methods.method import Block, Method, Plan
 from elsjax.posterior.methods.products import Products
 from elsjax.posterior.methods.sliding import Sliding
-from elsjax.posterior.state import MEAN, Request
+from elsjax.posterior.softmax import MEAN, Request
 
 __all__ = ["Block", "Method", "Plan", "choose"]
 

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from elsjax.posterior import state
+from elsjax.posterior import softmax
 from elsjax.posterior.dictionaries import ImagePart, Part
 from elsjax.posterior.methods.method import Block, Method, Plan
 from elsjax.posterior.methods.products import fitting
 from elsjax.posterior.ranking import Largest
-from elsjax.posterior.state import Entries, PosteriorState, Request
+from elsjax.posterior.softmax import Entries, PosteriorState, Request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,4 +90,4 @@ class Fourier(Method):
             return weights.sum((1, 2, 3))[None], totals[None]
 
         entries = Entries(block.counts, block.numbers)
-        return state.from_ranked_logits(logits, weigh, request, entries, seen)
+        return softmax.from_ranked_logits(logits, weigh, request, entries, seen)

@@ -30,7 +30,7 @@ from elsjax.posterior import patches, ranking
 from elsjax.posterior.dictionaries import Part, WindowPart
 from elsjax.posterior.methods.method import Block, Method, Plan
 from elsjax.posterior.ranking import NO_ENTRY, Largest
-from elsjax.posterior.state import PosteriorState, Request
+from elsjax.posterior.softmax import PosteriorState, Request
 
 # Queries and keys of a tile, measured on an H200. Patches of more entries than the first number go
 # through the memory that a multiprocessor shares in pieces of the second.

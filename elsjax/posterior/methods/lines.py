@@ -25,7 +25,7 @@ from elsjax.posterior.methods.products import (
     sum_strips,
 )
 from elsjax.posterior.ranking import Largest
-from elsjax.posterior.state import Entries, PosteriorState, Request
+from elsjax.posterior.softmax import Entries, PosteriorState, Request
 
 # Training images in the right factor from which on a matrix product runs at full speed.
 _PRODUCT_IMAGES = 32

@@ -19,10 +19,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
 from elsjax.pixels import to_float
-from elsjax.posterior import patches, state
+from elsjax.posterior import patches, softmax
 from elsjax.posterior.dictionaries import Part
 from elsjax.posterior.ranking import Largest
-from elsjax.posterior.state import Entries, PosteriorState, Request
+from elsjax.posterior.softmax import Entries, PosteriorState, Request
 
 
 class Plan(NamedTuple):
@@ -166,4 +166,4 @@ def weighted(
         sums = sums.sum(axis=1)
         return sums[..., -1], sums[..., :-1]
 
-    return state.from_ranked_logits(logits, weigh, request, entries, seen)
+    return softmax.from_ranked_logits(logits, weigh, request, entries, seen)

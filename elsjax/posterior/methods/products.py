@@ -18,7 +18,7 @@ from elsjax.posterior import patches
 from elsjax.posterior.dictionaries import ImagePart, Part, WindowPart, coordinates, runs_of
 from elsjax.posterior.methods.method import Block, Method, Plan, weighted
 from elsjax.posterior.ranking import Largest
-from elsjax.posterior.state import Entries, PosteriorState, Request
+from elsjax.posterior.softmax import Entries, PosteriorState, Request
 
 # Queries beyond this gain nothing from sharing a block's keys.
 MOST_ROWS = 2048

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from elsjax.posterior import patches, state
+from elsjax.posterior import patches, softmax
 from elsjax.posterior.dictionaries import Part, Runs, WindowPart
 from elsjax.posterior.methods.method import Block, Method, Plan
 from elsjax.posterior.ranking import NO_ENTRY, Largest
-from elsjax.posterior.state import Entries, PosteriorState, Request
+from elsjax.posterior.softmax import Entries, PosteriorState, Request
 
 _MOST_ROWS = 1024
 
@@ -145,7 +145,7 @@ class Sliding(Method):
                 logits.append(products.reshape(columns, -1))
                 products = products[:, :-1] - leaves[:, : num_key_rows - 1]
             stacked = jnp.stack(logits)
-            return products, state.from_ranked_logits(stacked, weigh, request, entries, ranked)
+            return products, softmax.from_ranked_logits(stacked, weigh, request, entries, ranked)
 
         firsts = jnp.arange(0, num_rows, at_once)
         _, found = lax.scan(add_rows, before, (firsts, _divided(seen, at_once)))

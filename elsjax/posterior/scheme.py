@@ -1,0 +1,68 @@
+"""How a dictionary is evaluated: a method for each of its parts, and blocks that fit the memory."""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from elsjax import parallel
+from elsjax.posterior.answers import Question
+from elsjax.posterior.dictionaries import Dictionary
+from elsjax.posterior.methods import Method, Plan, choose
+from elsjax.posterior.training_set import TrainingSet
+
+
+class Scheme(NamedTuple):
+    """How a dictionary is evaluated: a method and a plan for each of its parts. Static.
+
+    Attributes:
+      methods: one for each part.
+      plans: how each cuts its work.
+    """
+
+    methods: tuple[Method, ...]
+    plans: tuple[Plan, ...]
+
+
+def choose_scheme(
+    dictionary: Dictionary,
+    question: Question,
+    training_set: TrainingSet,
+    batch: int,
+    dtype: jnp.dtype,
+    memory_budget: int | None,
+    block_size: int | None,
+) -> Scheme:
+    """Chooses a method for each part, and how a device cuts its work.
+
+    Args:
+      dictionary: which entries.
+      question: what is asked for.
+      training_set: the training images.
+      batch: number of noisy images that a device looks at together.
+      dtype: of the noisy images.
+      memory_budget: bytes; None for the default.
+      block_size: training images of a block; None to follow from the budget.
+
+    Returns:
+      The scheme.
+    """
+    shape = {} if training_set.mesh is None else training_set.mesh.shape
+    num_images = -(-training_set.num_images // shape.get(parallel.DATA, 1))
+    budget = memory_budget
+    if budget is None:
+        budget = 3 * 2**27
+        if training_set.platform == "cpu":  # whose devices share a cache
+            budget = max(2**22, 3 * 2**23 // math.prod(shape.values()))
+    # What the two pairs of edges prepare may lie in memory while another part is computed.
+    prepared = budget // 6
+    use_fused = training_set.fuses and dtype == jnp.float32
+    methods, plans = [], []
+    for part in dictionary.parts:
+        method = choose(part, question.request, use_fused=use_fused)
+        plan = method.plan(batch, num_images, dtype.itemsize, budget - 2 * prepared)
+        if block_size is not None:
+            plan = plan._replace(images=min(block_size, num_images))
+        methods.append(method)
+        plans.append(plan)
+    return Scheme(tuple(methods), tuple(plans))
