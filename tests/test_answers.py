@@ -336,9 +336,9 @@ def test_each_of_a_batch_has_its_own_time_label_and_window(monkeypatch):
     times, labels = np.array([0.9, 0.2, 0.3, 0.2]), np.array([1, 1, 0, 1])
     calls = []
 
-    def counted(*arguments):
+    def counted(*arguments, **options):
         calls.append(arguments)
-        return evaluate(*arguments)
+        return evaluate(*arguments, **options)
 
     evaluate = evaluation.evaluate
     monkeypatch.setattr(evaluation, "evaluate", counted)
