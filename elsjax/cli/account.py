@@ -68,6 +68,21 @@ class Account:
         why = "Undefined, because an image is constant or not finite, and left out"
         return f"{why}: {'; '.join(parts)}."
 
+    def process(self) -> str:
+        """Which process network and machines ran, and from where."""
+        process = {
+            "ddim": "the probability-flow ODE (ddim)",
+            "heun": "the probability-flow ODE (heun)",
+            "ancestral": "the reverse SDE (ancestral) along the same Brownian path",
+        }[self.comparison.solver]
+        late = 1 - 1 / self.comparison.num_steps
+        return {
+            "late": f"Both ran {process}, from t = {late:.3g}.",
+            "aligned": f"Both ran {process}, from t = 1.",
+            "published": f"Both ran {process}: the network from t = 1, machines from {late:.3g}, "
+            "as the published code does.",
+        }[self._protocol]
+
     def paragraphs(self) -> list[str]:
         """What was done and found."""
         last = list(self.comparison.machines)[-1]
@@ -76,13 +91,6 @@ class Account:
             for row in self.rows
             if row["machine"] == last
         )
-        late = 1 - 1 / self.comparison.num_steps
-        start = {
-            "late": f"Both start at t = {late:.3g}.",
-            "aligned": "Both start at t = 1.",
-            "published": f"The network starts at t = 1, machines at {late:.3g}, as the published "
-            "code does.",
-        }[self._protocol]
         exactness = "Results are exact."
         if self._tolerance is not None:
             exactness = (
@@ -91,7 +99,7 @@ class Account:
         return [
             f"The network {self.network} drew {len(self.comparison.noise)} samples. From the same "
             f"noise, score machines drew theirs: formulas over the {self._num_images:,} training "
-            f"images, with nothing trained. {start} {exactness}",
+            f"images, with nothing trained. {self.process()} {exactness}",
             f"Median correlation of {_NAMES[last]} with the network, over the pixels of a sample: "
             f"{found}. A machine that only replays training images (IS) is the baseline. "
             f"{self._spread()}",

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,8 @@ class Calibrate(Experiment):
         label, noise = self.labels(network), self.noise(data)
         machine = self.machine(own_kind(network), data, network, windows[0])
         # Refuses what does not fit, such as a window wider than the images.
-        similarities(network, machine, windows, noise, self.num_steps, label)
+        process: dict[str, Any] = {"label": label, "solver": self.solver, "key": self.key}
+        similarities(network, machine, windows, noise, self.num_steps, **process)
         run.start({"command": "calibrate", **self.describe(options, data, label)})
         states = States(run)
         with bar("calibrating", "window") as progress:
@@ -72,7 +74,7 @@ class Calibrate(Experiment):
                 windows,
                 noise,
                 num_steps=self.num_steps,
-                label=label,
+                **process,
                 states=states,
                 progress=progress,
             )

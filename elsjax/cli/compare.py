@@ -64,16 +64,17 @@ class Compare(Experiment):
           ValueError: if an option does not fit, before anything is computed or written.
         """
         with Run(self.out, overwrite=self.overwrite) as run:
-            table, left_out = self._run(run)
+            account = self._run(run)
+        table = account.table()
         widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
         for line in table:
             print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
-        if left_out:
-            print(left_out)
+        for sentence in filter(None, [account.left_out(), account.process()]):
+            print(sentence)
         print(f"open {self.out / 'report.html'}")
 
-    def _run(self, run: Run) -> tuple[list[list[str]], str]:
-        """Writes the results; returns the table, and what is left out of it."""
+    def _run(self, run: Run) -> Account:
+        """Writes the results; returns what is to be said of them."""
         self._check()
         network = self.load_network()
         options = self.data_options(network)
@@ -91,6 +92,8 @@ class Compare(Experiment):
             "num_steps": self.num_steps,
             "network_steps": self.network_steps,
             "protocol": self.protocol,
+            "solver": self.solver,
+            "key": self.key,
             "batch_size": self.batch_size,
         }
         check_comparison(network, machines, noise, **settings)
@@ -114,7 +117,7 @@ class Compare(Experiment):
         _save(run, account, config)
         states.forget()
         run.finish()
-        return account.table(), account.left_out()
+        return account
 
     def _check(self) -> None:
         """Raises ValueError if an option is wrong by itself."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
+from jaxtyping import Key
 
 import elsjax
 from elsjax import checks
@@ -18,6 +19,7 @@ from elsjax.nn import Network
 from elsjax.nn.zoo import zoo
 from elsjax.posterior.dictionaries import Kind
 from elsjax.process.denoisers import Denoiser
+from elsjax.process.sampling import Solver
 from elsjax.process.windows import WindowSchedule
 
 MAX_COUNT = 2**31 - 1  # axes of arrays
@@ -59,8 +61,16 @@ class Experiment:
     all classes in turn."""
     num_steps: int = 20
     """Steps of the machines' time grid, from 1 to 0."""
+    solver: Solver = "ddim"
+    """Solver of the reverse process, for network and machines: of the probability-flow ODE (ddim,
+    heun), or of the reverse SDE (ancestral), in which all see the same Brownian path."""
     seed: int = 0
     """Seed of the noise; sample b depends on the seed and on b alone."""
+
+    @property
+    def key(self) -> Key[jax.Array, ""]:
+        """What all noise is drawn from."""
+        return jax.random.key(self.seed)
 
     def check_options(self) -> None:
         """Raises ValueError if an option is wrong by itself."""
@@ -177,7 +187,7 @@ class Experiment:
     def noise(self, data: Dataset) -> np.ndarray:
         """Noise of each sample, [B, H, W, C]."""
         shape = data.pixels.shape[1:]
-        return np.asarray(elsjax.initial_noise(jax.random.key(self.seed), self.num_samples, shape))
+        return np.asarray(elsjax.initial_noise(self.key, self.num_samples, shape))
 
     def describe(
         self, options: DataOptions, data: Dataset, label: np.ndarray | None

@@ -104,19 +104,18 @@ class Sample:
         sampler = ResumableSampler(
             noise,
             label if self.label else None,
-            batch_size=self.batch_size,
+            solver=self.solver,
             key=key,
+            batch_size=self.batch_size,
             states=states,
         )
-        sampler.check(machine, times, self.solver)
+        sampler.check(machine, times)
         run.start(self._config(data, window))
         self.data.print_labels(data)
         kept = sorted({int(np.abs(times[:-1] - t).argmin()) for t in _PICTURED_TIMES})
         denoiser = indexed(machine, self.tolerance, label if self.label else None)
         with bar(self.machine, "step") as progress:
-            samples = sampler.sample(
-                self.machine, denoiser, times, kept, self.solver, progress=progress
-            )
+            samples = sampler.sample(self.machine, denoiser, times, kept, progress=progress)
         results = _results(sampler, samples, times[kept], data)
         run.save_arrays("samples.npz", results)
         figure = _figure(results)

@@ -7,6 +7,7 @@ wider of the two in the middle if their number is even.
 """
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -14,13 +15,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from elsjax import checks
 from elsjax.experiments.states import States
 from elsjax.machines import ScoreMachine
 from elsjax.process.denoisers import Denoiser, noise_from_x0, per_image
-from elsjax.process.sampling import Step, reverse_process
+from elsjax.process.sampling import Solver, Step, reverse_process
 from elsjax.process.windows import WindowSchedule
 
 
@@ -50,6 +51,8 @@ def similarities(
     num_steps: int | None = None,
     label: ArrayLike | None = None,
     *,
+    solver: Solver = "ddim",
+    key: Key[Array, "..."] | None = None,
     first: int = 0,
 ) -> Iterator[Similarity]:
     """Compares every window at every time of the network's reverse process, one after another.
@@ -61,6 +64,8 @@ def similarities(
       noise: noise to start from, [B, H, W, C].
       num_steps: steps of the uniform time grid from 1 to 0; None for 20.
       label: class to condition on, integer or [B]; None for unconditional.
+      solver: of the network's reverse process, see `elsjax.sample`.
+      key: see `elsjax.sample`.
       first: number of results to leave out, because they are there already.
 
     Returns:
@@ -77,7 +82,7 @@ def similarities(
     candidates = [machine.with_window(side) for side in sides]
     first = checks.integer("first", first, 0, sys.maxsize)
     machine.check(noise, label)
-    steps = reverse_process(network, noise, num_steps, label)
+    steps = reverse_process(network, noise, num_steps, label, solver, key)
     return _similarities(candidates, jnp.asarray(checks.array("noise", noise)), steps, label, first)
 
 
@@ -168,6 +173,8 @@ def calibrate(
     *,
     num_steps: int = 20,
     label: Int[ArrayLike, "..."] | None = None,
+    solver: Solver = "ddim",
+    key: Key[Array, "..."] | None = None,
     states: States | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
@@ -180,6 +187,8 @@ def calibrate(
       noise: noise to start from, [B, H, W, C].
       num_steps: S, steps of the uniform time grid from 1 to 0.
       label: class to condition on, integer or [B]; None for unconditional.
+      solver: of the network's reverse process, see `elsjax.sample`.
+      key: see `elsjax.sample`.
       states: keeps what is found on the way, so that an interrupted calibration goes on; None to
         keep nothing.
       progress: called with the number of windows compared, over all times, and how many there are.
@@ -192,8 +201,10 @@ def calibrate(
       FloatingPointError: if the network predicts noise that is not finite.
     """
     sides = tuple(sorted(set(checks.positive_ints("windows", windows, odd=True))))
-    # Refuses what does not fit, before a state is looked for.
-    similarities(network, machine, sides, noise, num_steps, label)
+    compared = functools.partial(
+        similarities, network, machine, sides, noise, num_steps, label, solver=solver, key=key
+    )
+    compared()  # refuses what does not fit, before a state is looked for
     states = States() if states is None else states
     shape = (num_steps, len(sides), len(checks.array("noise", noise)))
     total = num_steps * len(sides)
@@ -202,8 +213,7 @@ def calibrate(
     before = int(state["done"])
     if progress is not None:
         progress(before, total)
-    rest = similarities(network, machine, sides, noise, num_steps, label, first=before)
-    for done, found in enumerate(rest, before + 1):
+    for done, found in enumerate(compared(first=before), before + 1):
         state["cosine"][found.step, found.number] = found.cosine
         state["error"][found.step, found.number] = found.error
         state["done"] = np.asarray(done)

@@ -19,13 +19,14 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int
+from jaxtyping import ArrayLike, Float, Int, Key
 
 from elsjax import checks
 from elsjax.experiments.measures import median_interval, pearson_r, r2
 from elsjax.experiments.sampling import ResumableSampler, Samples
 from elsjax.experiments.states import States
 from elsjax.process.denoisers import Denoiser
+from elsjax.process.sampling import Solver
 from elsjax.process.windows import WindowSchedule
 
 Protocol = Literal["late", "aligned", "published"]
@@ -44,6 +45,7 @@ class Comparison:
       noise: what all started from, [B, H, W, C].
       label: class of each sample, [B], or None.
       num_steps: S, steps of the machines' grid from 1 to 0.
+      solver: of all.
       network: the network's samples, by its number of steps from 1 to 0; posterior means of all its
         steps where these are S, else of none.
       machines: the machines' samples, by name; posterior means of all their steps.
@@ -52,6 +54,7 @@ class Comparison:
     noise: Float[np.ndarray, "b h w c"]
     label: Int[np.ndarray, " b"] | None
     num_steps: int
+    solver: Solver
     network: Mapping[int, Samples]
     machines: Mapping[str, Samples]
 
@@ -114,11 +117,11 @@ class Comparison:
           baseline: name of a machine that the others are held against, or None.
 
         Returns:
-          Rows of JSON values: `machine`, `network_steps`, `num_samples`; the median of each measure
-          (None where it is undefined for all samples) and its 95 % interval (`..._interval`, None
-          for too few samples); with a baseline, of the others, how often each is better
-          (`num_better_than_...` and the share, `better_than_...`). `num_undefined` counts the
-          samples that are left out of each.
+          Rows of JSON values: `machine`, `network_steps`, `solver`, `num_samples`; the median of
+          each measure (None where it is undefined for all samples) and its 95 % interval
+          (`..._interval`, None for too few samples); with a baseline, of the others, how often each
+          is better (`num_better_than_...` and the share, `better_than_...`). `num_undefined` counts
+          the samples that are left out of each.
 
         Raises:
           ValueError: if there is no machine of the baseline's name.
@@ -129,6 +132,7 @@ class Comparison:
                 row: dict[str, Any] = {
                     "machine": machine,
                     "network_steps": steps,
+                    "solver": self.solver,
                     "num_samples": len(self.noise),
                     "num_undefined": {},
                 }
@@ -171,6 +175,8 @@ def compare(
     num_steps: int = 20,
     network_steps: Sequence[int] = (20, 150),
     protocol: Protocol = "late",
+    solver: Solver = "ddim",
+    key: Key[jax.Array, "..."] | None = None,
     batch_size: int | None = None,
     states: States | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -187,6 +193,9 @@ def compare(
       network_steps: numbers of steps of the network from 1 to 0, one run each.
       protocol: "late", "aligned" or "published"; see the module's docstring. Under "published" a
         machine whose `window` is a `WindowSchedule` is seen `with_window` of the shifted one.
+      solver: of network and machines alike, see `elsjax.sample`; under "ancestral" all see the same
+        Brownian path, whatever their numbers of steps.
+      key: see `elsjax.sample`.
       batch_size: samples drawn at once; None for all.
       states: keeps the states on the way, so that an interrupted comparison goes on; None to keep
         none.
@@ -198,7 +207,9 @@ def compare(
     Raises:
       ValueError: if an argument is not as described, or a denoiser refuses noise or label.
     """
-    sampler = ResumableSampler(noise, label, batch_size=batch_size, states=states)
+    sampler = ResumableSampler(
+        noise, label, solver=solver, key=key, batch_size=batch_size, states=states
+    )
     runs = _runs(network, machines, sampler, num_steps, network_steps, protocol)
     found = {
         name: sampler.sample(
@@ -214,6 +225,7 @@ def compare(
         sampler.noise,
         sampler.label,
         num_steps,
+        solver,
         {steps: found[_network_name(steps)] for steps in network_steps},
         {name: found[name] for name in machines},
     )
@@ -228,10 +240,12 @@ def check_comparison(
     num_steps: int = 20,
     network_steps: Sequence[int] = (20, 150),
     protocol: Protocol = "late",
+    solver: Solver = "ddim",
+    key: Key[jax.Array, "..."] | None = None,
     batch_size: int | None = None,
 ) -> None:
     """Raises the ValueError that `compare` would raise for these arguments; computes nothing."""
-    sampler = ResumableSampler(noise, label, batch_size=batch_size)
+    sampler = ResumableSampler(noise, label, solver=solver, key=key, batch_size=batch_size)
     _runs(network, machines, sampler, num_steps, network_steps, protocol)
 
 

@@ -12,7 +12,7 @@ from jaxtyping import ArrayLike, Float, Int, Key
 from elsjax import checks
 from elsjax.experiments.states import States
 from elsjax.process.denoisers import Denoiser
-from elsjax.process.sampling import Solver, Step, reverse_process, sample_keys
+from elsjax.process.sampling import Solver, Step, keys_of_samples, reverse_process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +37,13 @@ class ResumableSampler:
     Args:
       noise: noise to start from, [B, H, W, C].
       label: class to condition on, integer or [B]; None for unconditional.
+      solver: see `elsjax.sample`.
+      key: see `elsjax.sample`.
       batch_size: samples drawn at once; None for all.
-      key: randomness of the solver "ancestral", or None.
       states: keeps the state of each batch; None to keep none.
 
     Raises:
-      ValueError: if label or batch_size is not as described, or noise has no samples.
+      ValueError: if label, key or batch_size is not as described, or noise has no samples.
     """
 
     def __init__(
@@ -50,8 +51,9 @@ class ResumableSampler:
         noise: Float[ArrayLike, "b h w c"],
         label: Int[ArrayLike, "..."] | None = None,
         *,
+        solver: Solver = "ddim",
+        key: Key[jax.Array, "..."] | None = None,
         batch_size: int | None = None,
-        key: Key[jax.Array, ""] | None = None,
         states: States | None = None,
     ) -> None:
         self.noise = np.asarray(checks.noisy_images("noise", noise))
@@ -61,12 +63,13 @@ class ResumableSampler:
             self.label = np.broadcast_to(checks.label("label", label, count), count)
         size = count if batch_size is None else checks.positive_int("batch_size", batch_size)
         self._batches = [slice(first, first + size) for first in range(0, count, size)]
-        self._keys = None if key is None else sample_keys(key, count)
+        self._solver: Solver = solver
+        self._keys = None if key is None else keys_of_samples(key, count)
         self._states = States() if states is None else states
 
-    def check(self, denoiser: Denoiser, times: ArrayLike, solver: Solver = "ddim") -> None:
+    def check(self, denoiser: Denoiser, times: ArrayLike) -> None:
         """Raises the ValueError that `sample` would raise; computes nothing."""
-        self._steps(denoiser, times, solver, slice(None), self.noise, 0)
+        self._steps(denoiser, times, slice(None), self.noise, 0)
 
     def sample(
         self,
@@ -74,7 +77,6 @@ class ResumableSampler:
         denoiser: Denoiser,
         times: Float[np.ndarray, " states"],
         kept: Sequence[int] = (),
-        solver: Solver = "ddim",
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> Samples:
@@ -85,7 +87,6 @@ class ResumableSampler:
           denoiser: what estimates the clean images.
           times: time grid, falling, [S + 1].
           kept: steps whose posterior means are returned, from 0.
-          solver: see `elsjax.sample`.
           progress: called with the steps that are taken, over all batches, and their number; at
             first before any is.
 
@@ -106,7 +107,7 @@ class ResumableSampler:
                 progress(taken, len(self._batches) * num_steps)
             if state["taken"] < num_steps:
                 first = int(state["taken"])
-                for step in self._steps(denoiser, times, solver, batch, state["x"], first):
+                for step in self._steps(denoiser, times, batch, state["x"], first):
                     _advance(state, step, kept)
                     self._states.save(state_name, state)
                     taken += 1
@@ -136,7 +137,6 @@ class ResumableSampler:
         self,
         denoiser: Denoiser,
         times: ArrayLike,
-        solver: Solver,
         batch: slice,
         x: Float[np.ndarray, "b h w c"],
         taken: int,
@@ -146,7 +146,7 @@ class ResumableSampler:
             denoiser,
             x,
             label=None if self.label is None else self.label[batch],
-            solver=solver,
+            solver=self._solver,
             key=None if self._keys is None else self._keys[batch],
             times=times,
             first_step=taken,

@@ -9,7 +9,8 @@ eps = (x_t - alpha_t x0) / sigma_t:
                (Karras et al. 2022, algorithm 1); two evaluations a step, one for the last
     ancestral  the reverse SDE: x_s = alpha_s x0 + sqrt(sigma_s² - eta²) eps + eta z, with
                eta = (sigma_s / sigma_t) sqrt(1 - alpha_t² / alpha_s²) (DDPM; Song et al. 2021,
-               equation 16 with eta = 1)
+               equation 16 with eta = 1). z is the increment of one Brownian path a sample, so that
+               any two grids and denoisers see the same noise; see `elsjax.process.brownian`
 
 A step to t = 0 returns x0 itself, whatever the solver.
 """
@@ -24,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from elsjax import checks
+from elsjax.process import brownian
 from elsjax.process.denoisers import LEAST_SIGNAL, Denoiser, check_signal, noise_from_x0, per_image
 from elsjax.process.schedules import Schedule
 
@@ -71,6 +73,12 @@ def sample_keys(key: Key[Array, ""], num_samples: int) -> Key[Array, " b"]:
     checks.key("key", key, ())
     num_samples = checks.positive_int("num_samples", num_samples)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_samples))
+
+
+def keys_of_samples(key: Key[Array, "..."], num_samples: int) -> Key[Array, " b"]:
+    """A key for each sample, [B], from one for the batch, see `sample_keys`, or from these."""
+    checks.key("key", key, (), (num_samples,))
+    return sample_keys(key, num_samples) if key.ndim == 0 else key
 
 
 def initial_noise(
@@ -187,10 +195,7 @@ def reverse_process(
     x = jnp.asarray(checks.array("noise", noise), jnp.result_type(float))
     if key is None and solver == "ancestral":
         raise ValueError("key=None: solver='ancestral' needs one, such as jax.random.key(0)")
-    keys = None
-    if key is not None:
-        checks.key("key", key, (), x.shape[:1])
-        keys = sample_keys(key, x.shape[0]) if key.ndim == 0 else key
+    keys = None if key is None else keys_of_samples(key, x.shape[0])
     return _steps(denoiser, x, grid, first_step, label, solver, keys)
 
 
@@ -212,7 +217,7 @@ def _steps(
         elif solver == "ddim":
             x = _ddim(x, x0, levels)
         elif solver == "ancestral":
-            x = _ancestral(x, x0, levels, keys, index)
+            x = _ancestral(x, x0, levels, keys)
         else:
             trial = _ddim(x, x0, levels)
             x = _heun(x, x0, trial, denoiser.denoise(trial, s, label), levels)
@@ -234,16 +239,24 @@ def _ddim(x: Array, x0: Array, levels: _Levels) -> Array:
     return next_alpha * x0 + next_sigma * noise_from_x0(x, x0, alpha, sigma)
 
 
+def _ancestral(x: Array, x0: Array, levels: _Levels, keys: Array | None) -> Array:
+    root = brownian.root_snr(levels.alpha, levels.sigma)
+    # No smaller, but for rounding.
+    next_root = jnp.maximum(root, brownian.root_snr(levels.next_alpha, levels.next_sigma))
+    fresh = brownian.increment(keys, root, next_root, x.shape[1:])
+    return _localize(x, x0, levels, root / next_root, fresh)
+
+
 @jax.jit
-def _ancestral(x: Array, x0: Array, levels: _Levels, keys: Array, index: int) -> Array:
-    alpha, sigma, next_alpha, next_sigma = map(per_image, levels)
-    # Where even alpha_s is 0 no signal is left to keep. alpha_t² / alpha_s² <= 1 and eta <= sigma_s
-    # hold exactly but for rounding.
-    ratio = alpha / jnp.where(next_alpha > 0, next_alpha, 1)
-    fresh = next_sigma / sigma * jnp.sqrt(jnp.maximum(1 - ratio**2, 0))
-    kept = jnp.sqrt(jnp.maximum(next_sigma**2 - fresh**2, 0))
-    z = _normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index), x.shape[1:])
-    return next_alpha * x0 + kept * noise_from_x0(x, x0, alpha, sigma) + fresh * z
+def _localize(x: Array, x0: Array, levels: _Levels, kept: Array, fresh: Array) -> Array:
+    """u_s = u_t + (lambda_s - lambda_t) x0 + B_s - B_t, for u = alpha x / sigma², in x.
+
+    In units of sqrt(lambda_s), of which `kept` is sqrt(lambda_t) and `fresh` the increment of B.
+    """
+    _, sigma, next_alpha, next_sigma = map(per_image, levels)
+    kept = per_image(kept)
+    before = next_sigma / sigma * kept * x
+    return before + next_alpha * (1 - kept**2) * x0 + next_sigma * fresh
 
 
 @jax.jit
