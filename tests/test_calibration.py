@@ -20,9 +20,10 @@ def _images(num, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (num, *SHAPE))
 
 
-def _calibration(network, machine, windows, num_steps, num_samples=3):
+def _calibration(network, machine, windows, num_steps, num_samples=3, solver="ddim"):
     noise = elsjax.initial_noise(jax.random.key(0), num_samples, SHAPE)
-    found = list(similarities(network, machine, windows, noise, num_steps))
+    process = {"solver": solver, "key": jax.random.key(4)}
+    found = list(similarities(network, machine, windows, noise, num_steps, **process))
     assert [(one.step, one.number) for one in found] == list(
         itertools.product(range(num_steps), range(len(windows)))
     )
@@ -36,6 +37,7 @@ def _calibration(network, machine, windows, num_steps, num_samples=3):
         windows[::-1],
         noise,
         num_steps=num_steps,
+        **process,
         progress=lambda *call: calls.append(call),
     )
     assert calls == [(done, len(found)) for done in range(len(found) + 1)]
@@ -48,12 +50,13 @@ def _calibration(network, machine, windows, num_steps, num_samples=3):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("solver", ["ddim", "ancestral"])
 @pytest.mark.parametrize("sides", [(3, 3, 5, 5, 7, 7), (5, 7, 3, 7, 3, 3)])
-def test_the_windows_of_a_machine_are_found(sides):
+def test_the_windows_of_a_machine_are_found(sides, solver):
     images = _images(6)
     hidden = elsjax.ScoreMachine("bbels", images, window=elsjax.WindowSchedule(sides))
     machine = elsjax.ScoreMachine("bbels", images, window=3)
-    calibration = _calibration(hidden, machine, (3, 5, 7), 6)
+    calibration = _calibration(hidden, machine, (3, 5, 7), 6, solver=solver)
     # At t = 1 all windows predict the same; the entry is its neighbour's.
     assert calibration.schedule().windows == sides
     places = np.searchsorted((3, 5, 7), sides[::-1])
@@ -62,13 +65,15 @@ def test_the_windows_of_a_machine_are_found(sides):
     assert list(rising) == sorted(rising)
 
 
-def test_similarity_is_the_cosine_of_the_noise_and_the_error_of_x0():
+@pytest.mark.parametrize("solver", ["ddim", "ancestral"])
+def test_similarity_is_the_cosine_of_the_noise_and_the_error_of_x0(solver):
     images = _images(5)
     network = elsjax.ScoreMachine("is", images)
     machine = elsjax.ScoreMachine("ls", images, window=3)
     noise = elsjax.initial_noise(jax.random.key(1), 2, SHAPE)
-    path = elsjax.sample(network, noise, 3, return_trajectory=True)
-    *_, last = similarities(network, machine, (5,), noise, 3)
+    process = {"solver": solver, "key": jax.random.key(4)}
+    path = elsjax.sample(network, noise, 3, return_trajectory=True, **process)
+    *_, last = similarities(network, machine, (5,), noise, 3, **process)
     x, t = path.x[2], 1 / 3
     a, b = (d.predict_noise(x, t).reshape(2, -1) for d in (machine.with_window(5), network))
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)

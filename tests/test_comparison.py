@@ -53,7 +53,9 @@ def _machine(kind="is", **options):
     return elsjax.ScoreMachine(kind, images, **options)
 
 
-def test_any_denoisers_are_compared_under_their_names():
+@pytest.mark.parametrize("solver", ["ddim", "ancestral"])
+def test_any_denoisers_are_compared_under_their_names(solver):
+    process = {"solver": solver, "key": jax.random.key(3)}
     network, machines = Shrunk(), {"replay": _machine(), "half / 2": Shrunk()}
     calls = []
     found = elsjax.compare(
@@ -62,6 +64,7 @@ def test_any_denoisers_are_compared_under_their_names():
         _noise(),
         num_steps=3,
         network_steps=(3, 6),
+        **process,
         batch_size=2,
         progress=lambda *call: calls.append(call),
     )
@@ -72,7 +75,7 @@ def test_any_denoisers_are_compared_under_their_names():
     assert [call[1:] for call in calls if call[0] == "network-6"][-1] == (8, 8)
     times = np.array([2, 1, 0]) / 3
     for name, denoiser in machines.items():
-        path = elsjax.sample(denoiser, _noise(), times=times, return_trajectory=True)
+        path = elsjax.sample(denoiser, _noise(), times=times, return_trajectory=True, **process)
         np.testing.assert_array_equal(found.machines[name].times, times)
         np.testing.assert_allclose(found.machines[name].images, path.x[-1], atol=1e-5)
         np.testing.assert_allclose(found.machines[name].x0, path.x0, atol=1e-5)
@@ -82,6 +85,7 @@ def test_any_denoisers_are_compared_under_their_names():
     better = found.better("half / 2", "replay", 6)
     np.testing.assert_array_equal(better, r["half / 2"] > r["replay"])
     rows = found.summary("replay")
+    assert {row["solver"] for row in rows} == {solver}
     assert [(row["machine"], row["network_steps"]) for row in rows] == [
         (name, steps) for steps in (3, 6) for name in machines
     ]
@@ -182,6 +186,9 @@ def test_one_class_for_all_is_one_for_each():
         ({"network_steps": ()}, r"network_steps=\(\) must hold at least one"),
         ({"network_steps": (4, 0)}, r"network_steps\[1\]=0 must be"),
         ({"protocol": "fair"}, "protocol='fair' is not known"),
+        ({"solver": "euler"}, "solver='euler' is not known; expected one of ddim, heun, ancestral"),
+        ({"solver": "ancestral"}, "key=None: solver='ancestral' needs one"),
+        ({"key": jax.random.split(jax.random.key(0), 2)}, r"key has shape \[2\]"),
         ({"batch_size": 0}, "batch_size=0 must be"),
     ],
 )

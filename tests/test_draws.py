@@ -10,6 +10,7 @@ from small_inputs import KEY, same
 import elsjax
 from elsjax.nn import layers
 from elsjax.nn.embedding import Embedding
+from elsjax.process import brownian
 from elsjax.training import loop as training
 from elsjax.training import step
 from elsjax.training.config import TrainingConfig
@@ -32,15 +33,16 @@ def test_noise_is_the_same_in_both_precisions():
 
 def test_noise_of_the_sde_is_the_same_in_both_precisions():
     keys = elsjax.process.sampling.sample_keys(KEY, 3)
-    levels = elsjax.process.sampling._Levels(
-        jnp.zeros(()), jnp.ones(()), jnp.zeros(()), jnp.ones(())
-    )
 
     def step():
-        x = jnp.zeros((3, 4, 5, 2), jnp.result_type(float))
-        return elsjax.process.sampling._ancestral(x, x, levels, keys, 2)
+        roots = (jnp.asarray(root, jnp.result_type(float)) for root in (0.3, 0.7))
+        return brownian.increment(keys, *roots, (4, 5, 2))
 
-    same(*of_both_precisions(step))
+    single, double = of_both_precisions(step)
+    assert (single.dtype, double.dtype) == (np.float32, np.float64)
+    # A Brownian path moves by the root of what rounds its clock, here 1e-7.
+    np.testing.assert_allclose(np.asarray(single), np.asarray(double), atol=2e-3)
+    assert np.asarray(double).std() > 0.5
 
 
 def test_what_training_draws_is_the_same_in_both_precisions():
