@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from elsjax import checks
+from elsjax import checks, parallel
 from elsjax.posterior import batches, evaluation
 from elsjax.posterior.answers import Question
 from elsjax.posterior.dictionaries import Dictionary
@@ -86,6 +86,27 @@ class IndexedMachine(Denoiser):
             if any(side not in of_label for of_label in self.indices.values()):
                 raise ValueError(f"window={side} has no index; give it to with_index's machine")
         return type(self)(machine, self.tolerance, self.indices)
+
+    def with_mesh(self, mesh: jax.sharding.Mesh) -> Self:
+        """This machine, whose devices are those that its indices lie on.
+
+        Args:
+          mesh: these devices.
+
+        Returns:
+          The machine.
+
+        Raises:
+          ValueError: if mesh is any other.
+        """
+        parallel.check_mesh(mesh)
+        own = self.machine.training_set.mesh
+        if mesh != own:
+            raise ValueError(
+                f"mesh={mesh} is not that of the indices, {own}; give it to the ScoreMachine, "
+                "before with_index"
+            )
+        return self
 
     @property
     def labels(self) -> tuple[int, ...]:

@@ -136,6 +136,21 @@ class ScoreMachine(Denoiser):
         window = _checked_window(self.kind, self.image_shape, window, self.wrap_patches)
         return self._replaced(window=window)
 
+    def with_mesh(self, mesh: jax.sharding.Mesh) -> Self:
+        """The same machine on other devices.
+
+        Args:
+          mesh: devices to share the work, as `elsjax.make_mesh` gives them.
+
+        Returns:
+          A machine of the same images.
+
+        Raises:
+          ValueError: if mesh is not as described.
+        """
+        parallel.check_mesh(mesh)
+        return self._replaced(training_set=self.training_set.on(mesh))
+
     def without(self, images: Sequence[int]) -> Self:
         """The same machine, less some training images.
 

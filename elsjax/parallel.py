@@ -2,7 +2,8 @@
 
 Along "data" each device holds a share of the training images and sums over it; what crosses between
 devices is the state of the softmax, of the size of the noisy images, whatever the size of the data.
-Along "sample" each device takes a share of the noisy images, and nothing crosses.
+Along "sample" each device takes a share of the noisy images, and nothing crosses. A network, which
+has no training images to share, takes its share of the noisy images on every device of both axes.
 """
 
 import contextlib
@@ -11,9 +12,11 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, ArrayLike
 
 from elsjax import checks
 
@@ -76,7 +79,7 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
 def make_mesh(
     data: int | None = None, sample: int = 1, *, devices: Sequence[jax.Device] | None = None
 ) -> jax.sharding.Mesh:
-    """A mesh for `ScoreMachine`.
+    """A mesh of devices, for `ScoreMachine` and `sample`.
 
     Args:
       data: number of devices to share the training images between; None for all there are, over
@@ -120,6 +123,33 @@ def check_mesh(mesh: jax.sharding.Mesh) -> None:
             f"mesh has the axis types {tuple(map(str, mesh.axis_types))}; expected Auto, as "
             "elsjax.make_mesh gives them"
         )
+
+
+def spread(array: Array, mesh: jax.sharding.Mesh, axes: str | tuple[str, ...]) -> Array:
+    """An array over a mesh, an equal share of its rows on each device along the axes.
+
+    Args:
+      array: [B, ...].
+      mesh: the devices.
+      axes: names of axes of the mesh.
+
+    Returns:
+      The array, filled up with its last row to what they divide.
+    """
+    names = (axes,) if isinstance(axes, str) else axes
+    count = len(array) + -len(array) % math.prod(mesh.shape[name] for name in names)
+    return jax.device_put(filled(array, count), jax.NamedSharding(mesh, jax.P(axes)))
+
+
+def filled(array: ArrayLike, count: int) -> Array | np.ndarray:
+    """An array [B, ...] filled up with its last row to [count, ...]; NumPy's stay on the host."""
+    array = array if isinstance(array, jax.Array) else np.asarray(array)
+    return array if len(array) == count else array[np.minimum(np.arange(count), len(array) - 1)]
+
+
+def everywhere(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Arrays, whole on every device of a mesh."""
+    return jax.device_put(tree, jax.NamedSharding(mesh, jax.P()))
 
 
 def interleave(images: np.ndarray, num_shards: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 import elsjax
 from elsjax import checks, plotting
-from elsjax.cli.experiment import Experiment
+from elsjax.cli.experiment import Experiment, on_all_devices
 from elsjax.cli.progress import bar
 from elsjax.experiments.calibration import similarities
 from elsjax.experiments.counterparts import own_kind, own_table
@@ -69,7 +69,7 @@ class Calibrate(Experiment):
         states = States(run)
         with bar("calibrating", "window") as progress:
             calibration = elsjax.calibrate(
-                network,
+                on_all_devices(network),
                 machine,
                 windows,
                 noise,

@@ -11,7 +11,7 @@ import tyro
 import elsjax
 from elsjax import checks
 from elsjax.cli.account import Account
-from elsjax.cli.experiment import Experiment, indexed
+from elsjax.cli.experiment import Experiment, indexed, on_all_devices
 from elsjax.cli.progress import bars
 from elsjax.cli.report import report_page
 from elsjax.cli.window import parse_window, window_list
@@ -111,7 +111,12 @@ class Compare(Experiment):
         }
         with bars("step") as progress:
             comparison = elsjax.compare(
-                network, compared, noise, **settings, states=states, progress=progress
+                on_all_devices(network),
+                compared,
+                noise,
+                **settings,
+                states=states,
+                progress=progress,
             )
         account = Account(comparison, self.network, len(data), self.protocol, self.tolerance)
         _save(run, account, config)

@@ -181,7 +181,7 @@ class Experiment:
             data.labels,
             window=window,
             schedule=network.schedule,
-            mesh=elsjax.make_mesh() if jax.device_count() > 1 else None,
+            mesh=all_devices(),
         )
 
     def noise(self, data: Dataset) -> np.ndarray:
@@ -210,6 +210,17 @@ class Experiment:
             entry = zoo()[self.network]
             return DataOptions(entry.dataset, entry.split, entry.num_images, side), None
         return _recorded_data(Path(self.network), side)
+
+
+def all_devices() -> jax.sharding.Mesh | None:
+    """A mesh of all devices; None if there is but one."""
+    return elsjax.make_mesh() if jax.device_count() > 1 else None
+
+
+def on_all_devices(network: Network) -> Denoiser:
+    """The network, whose batches are split between all devices."""
+    mesh = all_devices()
+    return network if mesh is None else network.with_mesh(mesh)
 
 
 def indexed(

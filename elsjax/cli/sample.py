@@ -13,7 +13,7 @@ from jaxtyping import Float
 import elsjax
 from elsjax import checks, plotting
 from elsjax.cli.data import DataOptions, describe
-from elsjax.cli.experiment import MAX_COUNT, check_labels, indexed
+from elsjax.cli.experiment import MAX_COUNT, all_devices, check_labels, indexed
 from elsjax.cli.progress import bar
 from elsjax.cli.window import parse_window, window_list
 from elsjax.data.datasets import Dataset
@@ -95,7 +95,7 @@ class Sample:
             data.labels,
             window=window,
             wrap_patches=self.wrap_patches,
-            mesh=elsjax.make_mesh() if jax.device_count() > 1 else None,
+            mesh=all_devices(),
         )
         key = jax.random.key(self.seed)
         noise = elsjax.initial_noise(key, self.num_samples, machine.image_shape)

@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from elsjax import checks
+from elsjax import checks, parallel
 from elsjax.nn.layers import PADDINGS, Padding
 from elsjax.process.denoisers import LEAST_SIGNAL, Denoiser, per_image, x0_from_noise
 from elsjax.process.schedules import CosineSchedule, Schedule
@@ -132,6 +132,12 @@ class Network(nnx.Module, Denoiser):
             return output
         alpha, sigma = (per_image(level) for level in self.schedule(t))
         return sigma * x + alpha * output
+
+    def with_mesh(self, mesh: jax.sharding.Mesh) -> Denoiser:
+        """See `Denoiser.with_mesh`; every device has the weights."""
+        parallel.check_mesh(mesh)
+        graph, weights = nnx.split(self)
+        return Denoiser.with_mesh(nnx.merge(graph, parallel.everywhere(weights, mesh)), mesh)
 
     def check_images(self, x: Float[ArrayLike, "b h w c"]) -> Array | np.ndarray:
         """See `Denoiser.check_images`."""

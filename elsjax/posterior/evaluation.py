@@ -108,16 +108,9 @@ def _placed(
     """Spreads a batch over a mesh, filled up to what its "sample" axis divides."""
     if mesh is None:
         return x, levels, ranges
-    padding = -len(x) % mesh.shape[parallel.SAMPLE]
-
-    def spread(array: Array) -> Array:
-        if padding:
-            array = jnp.concatenate([array, jnp.repeat(array[-1:], padding, axis=0)])
-        return jax.device_put(array, jax.NamedSharding(mesh, jax.P(parallel.SAMPLE)))
-
+    spread = functools.partial(parallel.spread, mesh=mesh, axes=parallel.SAMPLE)
     if ranges is not None:
-        everywhere = jax.NamedSharding(mesh, jax.P())
-        ranges = spread(ranges) if ranges.ndim == 2 else jax.device_put(ranges, everywhere)
+        ranges = spread(ranges) if ranges.ndim == 2 else parallel.everywhere(ranges, mesh)
     return spread(x), Levels(*map(spread, levels)), ranges
 
 

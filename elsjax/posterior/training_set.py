@@ -89,7 +89,7 @@ class TrainingSet:
             if mesh is None:
                 return jnp.asarray(array)
             if replicated:
-                return jax.device_put(array, jax.NamedSharding(mesh, jax.P()))
+                return parallel.everywhere(array, mesh)
             array = parallel.interleave(array, mesh.shape[parallel.DATA])
             return jax.device_put(array, jax.NamedSharding(mesh, jax.P(parallel.DATA)))
 
@@ -130,6 +130,12 @@ class TrainingSet:
         if self.mesh is None or self.replicated:
             return self
         return self._placed(*self._on_host(), self.classes, self.mesh, replicated=True)
+
+    def on(self, mesh: jax.sharding.Mesh) -> Self:
+        """The same images on a mesh, a share of them on each device along "data"."""
+        if mesh == self.mesh and not self.replicated:
+            return self
+        return self._placed(*self._on_host(), self.classes, mesh, replicated=False)
 
     def without(self, numbers: np.ndarray) -> Self:
         """Less the images of these numbers; the others keep theirs.

@@ -8,12 +8,14 @@ The three forms of one prediction, for x_t = alpha x_0 + sigma eps:
 """
 
 import abc
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from elsjax import checks
+from elsjax import checks, parallel
 from elsjax.process.schedules import Schedule
 
 # The least signal level by which anything is divided: errors grow by its inverse.
@@ -77,6 +79,24 @@ class Denoiser(abc.ABC):
         x, t, label = self.checked(x, t, label)
         _, sigma = self._levels(t)
         return -self.predict_noise(x, t, label) / sigma
+
+    def with_mesh(self, mesh: jax.sharding.Mesh) -> "Denoiser":
+        """The same denoiser on many devices, each of which takes a share of the noisy images.
+
+        Any batch is filled up to what the devices divide; results are whole on every device.
+
+        Args:
+          mesh: the devices, as `elsjax.make_mesh` gives them. Which axis they are on is of no
+            account but for a `ScoreMachine`, which shares its training images along "data".
+
+        Returns:
+          The denoiser.
+
+        Raises:
+          ValueError: if mesh is not as described.
+        """
+        parallel.check_mesh(mesh)
+        return _Sharded(self, mesh)
 
     def check(
         self,
@@ -153,6 +173,50 @@ class Denoiser(abc.ABC):
             raise ValueError(f"t={t} must be positive here: no noise is left at sigma_t = 0")
         alpha, sigma = self.schedule(t)
         return per_image(alpha), per_image(sigma)
+
+
+class _Sharded(Denoiser):
+    """A denoiser whose batches are split between the devices of a mesh."""
+
+    def __init__(self, whole: Denoiser, mesh: jax.sharding.Mesh) -> None:
+        self.schedule, self.image_shape = whole.schedule, whole.image_shape
+        self.least_alpha = whole.least_alpha
+        self._whole, self._mesh = whole, mesh
+
+    def with_mesh(self, mesh: jax.sharding.Mesh) -> Denoiser:
+        return self._whole.with_mesh(mesh)
+
+    def posterior_mean(
+        self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
+    ) -> Float[Array, "b h w c"]:
+        return self._split(self._whole.posterior_mean, x, t, label)
+
+    def predict_noise(
+        self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None = None
+    ) -> Float[Array, "b h w c"]:
+        return self._split(self._whole.predict_noise, *self.checked(x, t, label))
+
+    def check_label(self, label: ArrayLike | None, batch: int) -> None:
+        self._whole.check_label(label, batch)
+
+    def check_images(self, x: Float[ArrayLike, "b h w c"]) -> Array | np.ndarray:
+        return self._whole.check_images(x)
+
+    def _split(
+        self,
+        function: Callable[..., Float[Array, "b h w c"]],
+        x: Float[Array, "b h w c"],
+        t: ArrayLike,
+        label: ArrayLike | None,
+    ) -> Float[Array, "b h w c"]:
+        """A function of images, times and labels, a share on each device."""
+        count = len(x)
+        x = parallel.spread(x, self._mesh, (parallel.DATA, parallel.SAMPLE))
+        if np.ndim(t) == 1:
+            t = parallel.filled(t, len(x))
+        if label is not None and np.ndim(label) == 1:
+            label = parallel.filled(label, len(x))
+        return parallel.everywhere(function(x, t, label), self._mesh)[:count]
 
 
 def check_signal(schedule: Schedule, t: ArrayLike, least_alpha: float) -> None:

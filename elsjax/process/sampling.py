@@ -114,6 +114,7 @@ def sample(
     key: Key[Array, "..."] | None = None,
     *,
     times: ArrayLike | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     return_trajectory: bool = False,
 ) -> Float[Array, "b h w c"] | Trajectory:
     """Runs the reverse process from noise to images.
@@ -129,6 +130,7 @@ def sample(
       key: typed key, needed by "ancestral" and used by it only: one for the batch, from which
         sample b folds in b, or one for each sample, [B].
       times: time grid instead of the uniform one: falling, within [0, 1], at least two.
+      mesh: devices to share the work, see `Denoiser.with_mesh`; None for where the denoiser is.
       return_trajectory: return all states instead of the last.
 
     Returns:
@@ -138,7 +140,7 @@ def sample(
       ValueError: if an argument is not as described, or the denoiser refuses noise, label or the
         first time.
     """
-    steps = reverse_process(denoiser, noise, num_steps, label, solver, key, times=times)
+    steps = reverse_process(denoiser, noise, num_steps, label, solver, key, times=times, mesh=mesh)
     if not return_trajectory:
         for step in steps:
             x = step.x
@@ -163,6 +165,7 @@ def reverse_process(
     key: Key[Array, "..."] | None = None,
     *,
     times: ArrayLike | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     first_step: int = 0,
 ) -> Iterator[Step]:
     """The steps of `sample`, one by one, for progress and for saving as one goes.
@@ -177,6 +180,7 @@ def reverse_process(
       solver: see `sample`.
       key: see `sample`.
       times: see `sample`.
+      mesh: see `sample`.
       first_step: number of steps taken already; the rest gives what an uninterrupted run gives.
 
     Returns:
@@ -196,6 +200,8 @@ def reverse_process(
     if key is None and solver == "ancestral":
         raise ValueError("key=None: solver='ancestral' needs one, such as jax.random.key(0)")
     keys = None if key is None else keys_of_samples(key, x.shape[0])
+    if mesh is not None:
+        denoiser = denoiser.with_mesh(mesh)
     return _steps(denoiser, x, grid, first_step, label, solver, keys)
 
 
