@@ -14,20 +14,19 @@ import abc
 from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from elsjax import checks, parallel
 from elsjax.nn.layers import PADDINGS, Padding
-from elsjax.process.denoisers import LEAST_SIGNAL, Denoiser, per_image, x0_from_noise
+from elsjax.process.denoisers import LEAST_SIGNAL, Predictor
 from elsjax.process.schedules import CosineSchedule, Schedule
 
 Prediction = Literal["noise", "velocity", "x0"]
 
 
-class Network(nnx.Module, Denoiser):
+class Network(nnx.Module, Predictor):
     """A trained denoiser: `network(x, t, label)` is what it predicts of x_t, see `prediction`.
 
     `denoise`, `predict_noise` and `score` follow from that output. They check their arguments and
@@ -114,25 +113,6 @@ class Network(nnx.Module, Denoiser):
         """What divides the sides of the images, by all poolings together."""
         return 1
 
-    def predict_noise(
-        self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None = None
-    ) -> Float[Array, "b h w c"]:
-        """Predicted noise, [B, H, W, C]; arguments and errors as `denoise`.
-
-        It is defined at any t if the network predicts noise or velocity.
-
-        Raises:
-          ValueError: also where sigma_t = 0, if the network predicts x_0.
-        """
-        if self.prediction == "x0":
-            return super().predict_noise(x, t, label)
-        x, t, label = self.checked(x, t, label)
-        output = self._output(x, t, label)
-        if self.prediction == "noise":
-            return output
-        alpha, sigma = (per_image(level) for level in self.schedule(t))
-        return sigma * x + alpha * output
-
     def with_mesh(self, mesh: jax.sharding.Mesh) -> Denoiser:
         """See `Denoiser.with_mesh`; every device has the weights."""
         parallel.check_mesh(mesh)
@@ -159,38 +139,19 @@ class Network(nnx.Module, Denoiser):
             )
 
     def check_label(self, label: ArrayLike | None, batch: int) -> None:
-        """See `Denoiser.check_label`."""
-        if self.num_classes is None:
-            if label is not None:
-                raise ValueError(f"label={label} was given, but this network is unconditional")
-            return
-        if label is None:
+        """See `Denoiser.check_label`; a conditional network needs one."""
+        if self.num_classes is None and label is not None:
+            raise ValueError(f"label={label} was given, but this network is unconditional")
+        if self.num_classes is not None and label is None:
             raise ValueError(f"label=None: this network needs one, 0 to {self.num_classes - 1}")
-        values = checks.host_values(label)
-        if values is not None and not ((values >= 0) & (values < self.num_classes)).all():
-            raise ValueError(f"label={values.tolist()} must lie in 0 to {self.num_classes - 1}")
+        super().check_label(label, batch)
 
-    def posterior_mean(
-        self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
+    def _predict(
+        self, x: Float[Array, "b h w c"], t: Float[Array, " b"], label: Int[Array, " b"] | None
     ) -> Float[Array, "b h w c"]:
-        """See `Denoiser.posterior_mean`."""
-        alpha, sigma = (per_image(level) for level in self.schedule(t))
-        return x0_from_output(self.prediction, x, self._output(x, t, label), alpha, sigma)
-
-    def _output(
-        self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
-    ) -> Float[Array, "b h w c"]:
-        batch = x.shape[:1]
-        times = jnp.broadcast_to(jnp.asarray(t, x.dtype), batch)
-        labels = None if label is None else jnp.broadcast_to(jnp.asarray(label, jnp.int32), batch)
+        """See `Predictor._predict`."""
         graph, weights = nnx.split(self)
-        output = _apply(graph, weights, x, times, labels).astype(x.dtype)
-        classes = self.num_classes
-        if labels is None or classes is None or checks.host_values(label) is not None:
-            return output
-        # What is not known yet has not been checked: another class would be a wrong answer.
-        known = (labels >= 0) & (labels < classes)
-        return jnp.where(known.reshape(-1, 1, 1, 1), output, jnp.nan)
+        return _apply(graph, weights, x, t, label).astype(x.dtype)
 
 
 @jax.jit(static_argnames="graph")
@@ -198,14 +159,3 @@ def _apply(
     graph: nnx.GraphDef[Network], weights: nnx.State, x: Array, t: Array, label: Array | None
 ) -> Array:
     return nnx.merge(graph, weights)(x, t, label)
-
-
-def x0_from_output(
-    prediction: Prediction, x: Array, output: Array, alpha: Array, sigma: Array
-) -> Array:
-    """x_0, [B, H, W, C], from what a network predicts of x_t; levels broadcast against x."""
-    if prediction == "x0":
-        return output
-    if prediction == "velocity":
-        return alpha * x - sigma * output
-    return x0_from_noise(x, output, alpha, sigma)

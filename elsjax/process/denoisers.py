@@ -9,6 +9,7 @@ The three forms of one prediction, for x_t = alpha x_0 + sigma eps:
 
 import abc
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,9 @@ from elsjax.process.schedules import Schedule
 
 # The least signal level by which anything is divided: errors grow by its inverse.
 LEAST_SIGNAL = 1e-3
+
+# What a network or a function may say of x_t; "edm" is x_0, of x_t in other units.
+Output = Literal["noise", "x0", "velocity", "score", "edm"]
 
 
 class Denoiser(abc.ABC):
@@ -219,6 +223,83 @@ class _Sharded(Denoiser):
         return parallel.everywhere(function(x, t, label), self._mesh)[:count]
 
 
+class Predictor(Denoiser):
+    """A denoiser by what a network, or another function, predicts of x_t.
+
+    A subclass also sets `prediction` and `num_classes`, and defines `_predict`.
+
+    Attributes:
+      prediction: what the output is; see `elsjax.process.function_denoiser`.
+      num_classes: number of classes, whose labels are 0 to num_classes - 1; None for no classes.
+    """
+
+    prediction: Output
+    num_classes: int | None
+
+    @abc.abstractmethod
+    def _predict(
+        self, x: Float[Array, "b h w c"], t: Float[Array, " b"], label: Int[Array, " b"] | None
+    ) -> Float[Array, "b h w c"]:
+        """The output for checked arguments, in the precision of x."""
+
+    def predict_noise(
+        self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None = None
+    ) -> Float[Array, "b h w c"]:
+        """Predicted noise, [B, H, W, C]; arguments and errors as `denoise`.
+
+        It is defined at any t if noise, velocity or score are predicted.
+
+        Raises:
+          ValueError: also where sigma_t = 0, if x_0 is predicted.
+        """
+        if self.prediction in ("x0", "edm"):
+            return super().predict_noise(x, t, label)
+        x, t, label = self.checked(x, t, label)
+        output = self._output(x, t, label)
+        if self.prediction == "noise":
+            return output
+        alpha, sigma = (per_image(level) for level in self.schedule(t))
+        if self.prediction == "score":
+            return -sigma * output
+        return sigma * x + alpha * output
+
+    def check_label(self, label: ArrayLike | None, batch: int) -> None:
+        """See `Denoiser.check_label`; without a label there is nothing to refuse."""
+        if label is None:
+            return
+        if self.num_classes is None:
+            raise ValueError(
+                f"label={label} was given, but this denoiser knows no classes: num_classes=None"
+            )
+        values = checks.host_values(label)
+        if values is not None and not ((values >= 0) & (values < self.num_classes)).all():
+            raise ValueError(f"label={values.tolist()} must lie in 0 to {self.num_classes - 1}")
+
+    def posterior_mean(
+        self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
+    ) -> Float[Array, "b h w c"]:
+        """See `Denoiser.posterior_mean`."""
+        alpha, sigma = (per_image(level) for level in self.schedule(t))
+        return x0_from_output(self.prediction, x, self._output(x, t, label), alpha, sigma)
+
+    def _output(
+        self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
+    ) -> Float[Array, "b h w c"]:
+        """The output for times and labels that may be one for all; NaN for an unknown label."""
+        batch = x.shape[:1]
+        times = jnp.broadcast_to(jnp.asarray(t, x.dtype), batch)
+        labels = None if label is None else jnp.broadcast_to(jnp.asarray(label, jnp.int32), batch)
+        output = self._predict(x, times, labels)
+        classes = self.num_classes
+        if labels is None or classes is None or checks.host_values(label) is not None:
+            return output
+        # What is not known yet has not been checked: another class would be a wrong answer. Of 64
+        # bits it is looked at in 64.
+        label = jnp.asarray(label, int)
+        known = (label >= 0) & (label < classes)
+        return jnp.where(known.reshape(-1, 1, 1, 1), output, jnp.nan)
+
+
 def check_signal(schedule: Schedule, t: ArrayLike, least_alpha: float) -> None:
     """Raises ValueError if the signal level at a time on the host is below the least.
 
@@ -254,3 +335,16 @@ def noise_from_x0(x: Array, x0: Array, alpha: Array, sigma: Array) -> Array:
 def x0_from_noise(x: Array, noise: Array, alpha: Array, sigma: Array) -> Array:
     """`x_0 = (x_t - sigma eps) / alpha`, [B, H, W, C]; levels broadcast against x."""
     return (x - sigma * noise) / alpha
+
+
+def x0_from_output(
+    prediction: Output, x: Array, output: Array, alpha: Array, sigma: Array
+) -> Array:
+    """x_0, [B, H, W, C], from what is predicted of x_t; levels broadcast against x."""
+    if prediction in ("x0", "edm"):
+        return output
+    if prediction == "velocity":
+        return alpha * x - sigma * output
+    if prediction == "score":
+        return (x + sigma**2 * output) / alpha
+    return x0_from_noise(x, output, alpha, sigma)
