@@ -17,6 +17,7 @@ from elsjax.machines import ScoreMachine
 from elsjax.parallel import make_mesh
 from elsjax.posterior.answers import Posterior, Top
 from elsjax.process.denoisers import Denoiser
+from elsjax.process.function_denoiser import FunctionDenoiser
 from elsjax.process.sampling import Step, Trajectory, initial_noise, reverse_process, sample
 from elsjax.process.schedules import (
     CosineSchedule,
@@ -43,6 +44,7 @@ __all__ = [
     "Dataset",
     "Denoiser",
     "ExponentialSchedule",
+    "FunctionDenoiser",
     "IndexedMachine",
     "LinearBetaSchedule",
     "Posterior",
