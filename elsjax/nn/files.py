@@ -3,7 +3,6 @@
 The format holds tensors and text only: reading a file runs nothing.
 """
 
-import dataclasses
 import inspect
 import json
 from collections.abc import Mapping
@@ -22,17 +21,9 @@ from elsjax.nn.attention_unet import AttentionUNet
 from elsjax.nn.network import Network
 from elsjax.nn.resnet import ResNet
 from elsjax.nn.unet import UNet
-from elsjax.process import schedules
+from elsjax.process.schedules import schedule_config, schedule_from_config
 
 _NETWORKS = {network.__name__: network for network in (ResNet, UNet, AttentionUNet)}
-_SCHEDULES = {
-    schedule.__name__: schedule
-    for schedule in (
-        schedules.CosineSchedule,
-        schedules.LinearBetaSchedule,
-        schedules.ExponentialSchedule,
-    )
-}
 
 
 def network_config(network: Network) -> dict[str, Any]:
@@ -43,17 +34,12 @@ def network_config(network: Network) -> dict[str, Any]:
     """
     name = type(network).__name__
     checks.one_of("network", name, _NETWORKS)
-    schedule = network.schedule
-    checks.one_of("schedule", type(schedule).__name__, _SCHEDULES)
     config: dict[str, Any] = {"kind": name}
     for argument in _arguments(type(network)):
         value = getattr(network, argument)
         config[argument] = list(value) if isinstance(value, tuple) else value
     config["dtype"] = network.dtype.name
-    config["schedule"] = {
-        "kind": type(schedule).__name__,
-        **dataclasses.asdict(schedule),  # type: ignore[call-overload]
-    }
+    config["schedule"] = schedule_config(network.schedule)
     return config
 
 
@@ -86,8 +72,7 @@ def network_from_config(config: Mapping[str, Any], rngs: nnx.Rngs) -> Network:
     try:
         arguments = dict(config)
         network = _NETWORKS[arguments.pop("kind")]
-        schedule = dict(arguments.pop("schedule"))
-        arguments["schedule"] = _SCHEDULES[schedule.pop("kind")](**schedule)
+        arguments["schedule"] = schedule_from_config(arguments.pop("schedule"))
         arguments["image_shape"] = tuple(arguments["image_shape"])
         return network(**arguments, rngs=rngs)
     except (KeyError, TypeError) as error:

@@ -8,6 +8,8 @@ jitted function.
 import abc
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from jaxtyping import Array, ArrayLike, Float
 from elsjax import checks
 
 _MOST_STEPS = 10**6  # of a table that is made at every call
+_LONGEST = 1e6  # relaxation times, after a few dozen of which no signal is left
 
 
 class Schedule(abc.ABC):
@@ -124,22 +127,69 @@ class ExponentialSchedule(Schedule):
     """The Ornstein-Uhlenbeck process run for a time `horizon`: `alpha = exp(-horizon * t)`.
 
     Args:
-      horizon: length of the process in units of its relaxation time, positive. The default ends
-        at alpha = 0.0067; the cosine schedule ends at 0.0125.
+      horizon: length of the process in units of its relaxation time, in (0, 1e6). The default
+        ends at alpha = 0.0067; the cosine schedule ends at 0.0125.
 
     Raises:
-      ValueError: if horizon is not positive.
+      ValueError: if horizon lies outside (0, 1e6).
     """
 
     horizon: float = 5.0
 
     def __post_init__(self) -> None:
-        horizon = checks.in_range("horizon", self.horizon, 0.0, math.inf, open_ends=True)
+        horizon = checks.in_range("horizon", self.horizon, 0.0, _LONGEST, open_ends=True)
         _set(self, horizon=horizon)
 
     def __call__(self, t: ArrayLike) -> tuple[Float[Array, "*t"], Float[Array, "*t"]]:
         """See `Schedule.__call__`."""
         return _from_log_alpha(-self.horizon * jnp.asarray(t, jnp.result_type(float)))
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "cosine": CosineSchedule,
+    "linear": LinearBetaSchedule,
+    "exponential": ExponentialSchedule,
+}
+"""The schedules of this library, by the names that the command line has for them."""
+
+
+def schedule_config(schedule: Schedule) -> dict[str, Any]:
+    """A schedule as JSON values: the name of its class, "kind", and its arguments.
+
+    Args:
+      schedule: one of `SCHEDULES`.
+
+    Returns:
+      What `schedule_from_config` makes the schedule of.
+
+    Raises:
+      ValueError: if it is of a class that is not this library's.
+    """
+    name = type(schedule).__name__
+    checks.one_of("schedule", name, _by_class_name())
+    return {"kind": name, **dataclasses.asdict(schedule)}  # type: ignore[call-overload]
+
+
+def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
+    """The inverse of `schedule_config`.
+
+    Args:
+      config: as `schedule_config` returns it.
+
+    Returns:
+      The schedule.
+
+    Raises:
+      ValueError: if an argument lies outside its range.
+      KeyError: if the class is missing, or not known.
+      TypeError: if it is no mapping, or an argument is not known.
+    """
+    arguments = dict(config)
+    return _by_class_name()[arguments.pop("kind")](**arguments)
+
+
+def _by_class_name() -> dict[str, type[Schedule]]:
+    return {schedule.__name__: schedule for schedule in SCHEDULES.values()}
 
 
 def _set(schedule: Schedule, **fields: float) -> None:
