@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 import elsjax
@@ -17,6 +18,44 @@ def test_published_tables_have_an_entry_for_every_step():
 )
 def test_between_grid_points_the_nearest_entry_counts(t, window):
     assert elsjax.WindowSchedule((3, 5, 7, 9))(t) == window
+
+
+SCHEDULES = [
+    elsjax.CosineSchedule(0.008),
+    elsjax.LinearBetaSchedule(),
+    elsjax.LinearBetaSchedule(num_steps=7, beta_last=0.9),
+    elsjax.ExponentialSchedule(4),
+]
+
+
+def noise_angle(schedule, t):
+    alpha, sigma = (np.asarray(level, float) for level in schedule(t))
+    return np.arctan2(sigma, alpha)
+
+
+@pytest.mark.parametrize("new", SCHEDULES)
+@pytest.mark.parametrize("old", SCHEDULES)
+def test_transferred_windows_are_of_the_same_noise_levels(old, new):
+    windows = elsjax.WindowSchedule(tuple(range(1, 64, 2)))
+    found = windows.transferred(old, new, 50)
+    if old == new:
+        assert found is windows
+        return
+    assert len(found.windows) == 50
+    t = np.arange(1, 51) / 50
+    for at, window in zip(noise_angle(new, t), found.windows, strict=True):
+        # Half an entry earlier or later, the noise is less or more, but for rounding.
+        place = (window + 1) / 2 / 32
+        ends = np.clip([place - 0.5 / 32 - 1e-3, place + 0.5 / 32 + 1e-3], 0, 1)
+        below, above = noise_angle(old, ends)
+        assert below <= at or window == 1
+        assert at <= above or window == 63
+
+
+def test_windows_are_transferred_to_some_steps():
+    for wrong in (0, 2.5):
+        with pytest.raises(ValueError, match=f"num_steps={wrong} must be an integer of at least"):
+            elsjax.WindowSchedule((3,)).transferred(SCHEDULES[0], SCHEDULES[0], wrong)
 
 
 @pytest.mark.parametrize(

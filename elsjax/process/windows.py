@@ -1,9 +1,20 @@
-"""The locality scale P(t): the side of the window a machine looks through at each noise level."""
+"""The locality scale P(t): the side of the window a machine looks through at each noise level.
+
+P is a function of the noise level; as a function of t it belongs to a noise schedule.
+"""
 
 import dataclasses
 import math
 
+import numpy as np
+from jaxtyping import Float
+
 from elsjax import checks
+from elsjax.process.schedules import CosineSchedule, Schedule
+
+PUBLISHED_SCHEDULE = CosineSchedule()
+"""The noise schedule of the published windows."""
+_FINE = 10_000  # steps of the grid on which the time of a noise level is looked up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +43,28 @@ class WindowSchedule:
         index = math.floor(round(t * steps, 4) + 0.5) - 1
         return self.windows[min(max(index, 0), steps - 1)]
 
+    def transferred(self, old: Schedule, new: Schedule, num_steps: int) -> "WindowSchedule":
+        """The windows of the same noise levels, as a function of another noise schedule's time.
+
+        Args:
+          old: noise schedule that these windows belong to.
+          new: noise schedule to look at images by.
+          num_steps: n, entries of the result, usually as many as the machine takes steps.
+
+        Returns:
+          The windows at t = 1/n, 2/n, ..., 1 of the new schedule; these ones where old == new.
+
+        Raises:
+          ValueError: if num_steps is not positive.
+        """
+        num_steps = checks.positive_int("num_steps", num_steps)
+        if old == new:
+            return self
+        fine = np.arange(_FINE + 1) / _FINE
+        levels = _noise_angle(new, np.arange(1, num_steps + 1) / num_steps)
+        times = np.interp(levels, _noise_angle(old, fine), fine)
+        return WindowSchedule(tuple(self(t) for t in times.tolist()))
+
 
 # The tables published with Kamb & Ganguli (2025), calibrated on their networks, 32x32 images.
 _PUBLISHED = {
@@ -57,13 +90,20 @@ def published_windows(name: str) -> WindowSchedule:
       name: "dataset/network/padding", one of `PUBLISHED_WINDOWS`, such as "mnist/unet/zeros".
 
     Returns:
-      The schedule that Kamb & Ganguli (2025) calibrated on that network.
+      The schedule that Kamb & Ganguli (2025) calibrated on that network, whose noise schedule is
+      `CosineSchedule()`; `WindowSchedule.transferred` gives it for another.
 
     Raises:
       ValueError: if no such table was published; the message lists those that were.
     """
     checks.one_of("name", name, PUBLISHED_WINDOWS)
     return WindowSchedule(tuple(int(window) for window in _PUBLISHED[name].split()))
+
+
+def _noise_angle(schedule: Schedule, t: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
+    """`arctan(sigma / alpha)`, which rises from 0 to pi/2, and is linear in t for the cosine's."""
+    alpha, sigma = schedule.on_host(t) or schedule(t)
+    return np.arctan2(np.asarray(sigma, np.float64), np.asarray(alpha, np.float64))
 
 
 def published_table(dataset: str, network: str, padding: str) -> str | None:
