@@ -41,15 +41,19 @@ _NAMES = (
     "heun",
     "zeros",
 )
+_NAMES += ("exponential", "cosine,offset=0.008", "linear,num_steps=2,beta_first=1e-9")
 # Options whose numbers may be of any size: they are refused, or cost nothing.
 _SAFE = ("limit", "label", "split", "seed", "window", "candidates", "tolerance", "learning-rate")
 _SAFE += ("ema-decay", "clip-norm", "warmup-steps", "devices", "learning-rate-decay", "dataset")
+_SAFE += ("schedule",)
 _COMMON = ("limit", "seed", "split", "data-dir", "skip-unreadable", "num-samples", "num-steps")
+_MACHINE = ("label", "tolerance", "window", "machine")
+_TRAINING = ("precision", "ema-decay", "clip-norm", "seed")
 _OTHERS = {
-    "sample": (*_COMMON, "label", "tolerance", "solver", "wrap-patches", "window", "machine"),
-    "compare": (*_COMMON, "label", "tolerance", "protocol", "window", "machine", "network-steps"),
+    "sample": (*_COMMON, *_MACHINE, "solver", "wrap-patches", "schedule"),
+    "compare": (*_COMMON, *_MACHINE, "protocol", "network-steps"),
     "calibrate": (*_COMMON, "label", "monotone", "candidates"),
-    "train": ("padding", "conditional", "weights", "precision", "ema-decay", "clip-norm", "seed"),
+    "train": ("padding", "conditional", "weights", "schedule", *_TRAINING),
     "bench": ("devices", "channels", "window", "batch-size", "machine"),
     "import-torch": ("config", "image-size", "overwrite"),
     "zoo": ("help",),

@@ -48,7 +48,7 @@ import functools, sys
 import jax
 from elsjax.cli import main
 devices = jax.devices()[:1]
-jax.local_devices = lambda: devices
+jax.local_devices = lambda **_: devices
 from elsjax.nn import PRESETS, ResNet
 PRESETS["resnet-small"] = functools.partial(ResNet, width=8, num_layers=2)
 sys.exit(main())
@@ -57,7 +57,7 @@ sys.exit(main())
 
 @pytest.mark.usefixtures("smaller_presets")
 def test_a_run_killed_at_any_moment_ends_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+    monkeypatch.setattr(jax, "local_devices", lambda **_: jax.devices()[:1])
     words = [*SMALL, *held_out(tmp_path), "--out"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert cli.main([*words, str(whole)]) == 0

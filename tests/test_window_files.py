@@ -1,13 +1,20 @@
 """Windows of the published calibration: in files of PyTorch, in words and in JSON."""
 
+import json
+
 import numpy as np
 import pytest
 from torch_stand_ins import Tensor, save, torch
 
 import elsjax
-from elsjax.cli.window import parse_window
+from elsjax.cli import window as words
+from elsjax.process.windows import PUBLISHED_SCHEDULE
 
 __all__ = ["torch"]  # a fixture
+
+
+def parse_window(text, schedule=PUBLISHED_SCHEDULE, num_steps=20):
+    return words.parse_window(text, schedule, num_steps)
 
 
 def test_published_scales(tmp_path, torch):
@@ -50,6 +57,28 @@ def test_scales_that_are_none(tmp_path, torch, saved, message):
 def test_windows_in_words(text, windows):
     found = parse_window(text)
     assert found == windows or found.windows == (windows or found.windows)
+
+
+def test_windows_are_those_of_their_noise_levels(tmp_path, torch):
+    schedule = elsjax.ExponentialSchedule(3)
+    table = elsjax.published_windows("mnist/unet/zeros")
+    # The time at which the published schedule has the noise of t = 0.25, 0.5, 0.75 and 1.
+    times = np.arccos(np.exp(-3 * np.array([0.25, 0.5, 0.75, 1]))) * 1.008 * 2 / np.pi
+    expected = elsjax.WindowSchedule(tuple(table(t) for t in times))
+    scales = save(tmp_path / "scales.pt", list(table.windows))
+    old, own = tmp_path / "old.json", tmp_path / "own.json"
+    old.write_text(json.dumps({"windows": table.windows}))
+    for text in ("mnist/unet/zeros", str(scales), str(old)):
+        assert parse_window(text) == table
+        assert parse_window(text, schedule, 4) == expected
+    config = {"kind": "ExponentialSchedule", "horizon": 3.0}
+    own.write_text(json.dumps({"windows": [3, 5, 7], "schedule": config}))
+    assert parse_window(str(own), schedule, 4).windows == (3, 5, 7)
+    # The cosine's t = 1/2 and 1 are the exponential's t = 0.11 and 1.46.
+    assert parse_window(str(own), num_steps=2).windows == (3, 7)
+    # Words are of the machine's own times.
+    assert parse_window("3,5,7", schedule, 4).windows == (3, 5, 7)
+    assert parse_window("3", schedule, 4) == 3
 
 
 @pytest.mark.parametrize(
@@ -102,6 +131,10 @@ def test_words_that_are_no_windows(text):
         *(b'{"windows": [3, true]}', b'{"windows": [3, null]}', b'{"windows": [[3]]}'),
         *(b'{"windows": [NaN]}', b'{"windows": [Infinity]}', b'{"windows": [3.5]}'),
         *(b'{"windows": [4]}', b'{"windows": [-3]}', b'{"windows": [1e99]}'),
+        *(b'{"windows": [3], "schedule": null}', b'{"windows": [3], "schedule": "cosine"}'),
+        *(b'{"windows": [3], "schedule": {"kind": "Cosine"}}', b'{"windows": [3], "schedule": {}}'),
+        b'{"windows": [3], "schedule": {"kind": "CosineSchedule", "offset": 1}}',
+        b'{"windows": [3], "schedule": {"kind": ["CosineSchedule"]}}',
         *(b'{"windows": [%s]}' % (b"9" * 5000), b'{"windows": [%s1]}' % (b"1," * 600_000)),
     ],
     ids=lambda content: repr(content[:30]),

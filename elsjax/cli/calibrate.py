@@ -14,8 +14,10 @@ from elsjax.experiments.calibration import similarities
 from elsjax.experiments.counterparts import own_kind, own_table
 from elsjax.experiments.runs import Run
 from elsjax.experiments.states import States
+from elsjax.nn import Network
 from elsjax.parallel import use_all_cores
-from elsjax.process.windows import WindowSchedule, published_windows
+from elsjax.process.schedules import schedule_config
+from elsjax.process.windows import PUBLISHED_SCHEDULE, WindowSchedule, published_windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Calibrate(Experiment):
         # Refuses what does not fit, such as a window wider than the images.
         process: dict[str, Any] = {"label": label, "solver": self.solver, "key": self.key}
         similarities(network, machine, windows, noise, self.num_steps, **process)
-        run.start({"command": "calibrate", **self.describe(options, data, label)})
+        run.start({"command": "calibrate", **self.describe(network, options, data, label)})
         states = States(run)
         with bar("calibrating", "window") as progress:
             calibration = elsjax.calibrate(
@@ -79,7 +81,7 @@ class Calibrate(Experiment):
                 progress=progress,
             )
         schedule = calibration.schedule(monotone=self.monotone)
-        self._save(run, calibration, schedule, own_table(network, options.dataset))
+        self._save(run, calibration, schedule, network, own_table(network, options.dataset))
         states.forget()
         run.finish()
         return schedule
@@ -96,16 +98,22 @@ class Calibrate(Experiment):
         run: Run,
         calibration: elsjax.Calibration,
         schedule: WindowSchedule,
+        network: Network,
         table: str | None,
     ) -> None:
         """Writes similarities, schedule and picture, with the published schedule of a name."""
         times, windows = calibration.times, calibration.windows
         arrays = {"cosine": calibration.cosine, "error": calibration.error, "times": times}
         run.save_arrays("calibration.npz", {**arrays, "candidates": np.asarray(windows)})
-        run.save_json("windows.json", {"network": self.network, "windows": list(schedule.windows)})
+        noise_schedule = schedule_config(network.schedule)
+        found = {"network": self.network, "schedule": noise_schedule}
+        run.save_json("windows.json", {**found, "windows": list(schedule.windows)})
         lines = {"calibrated": np.array([schedule(t) for t in times])}
         if table is not None:
-            lines[f"published, {table}"] = np.array([published_windows(table)(t) for t in times])
+            published = published_windows(table).transferred(
+                PUBLISHED_SCHEDULE, network.schedule, self.num_steps
+            )
+            lines[f"published, {table}"] = np.array([published(t) for t in times])
         median = np.median(calibration.cosine, axis=2)
         figure = plotting.calibration_figure(times, windows, median, lines)
         run.write("calibration.png", lambda file: figure.savefig(file, format="png"))

@@ -99,7 +99,7 @@ class Compare(Experiment):
         check_comparison(network, machines, noise, **settings)
         config = {
             "command": "compare",
-            **self.describe(options, data, label),
+            **self.describe(network, options, data, label),
             "kinds": list(kinds),
             "windows": window_list(window),
         }
@@ -150,7 +150,7 @@ class Compare(Experiment):
                     f"{network.padding}; expected an odd number, several with commas between, or "
                     f"one of {', '.join(PUBLISHED_WINDOWS)}"
                 )
-        return parse_window(name)
+        return parse_window(name, network.schedule, self.num_steps)
 
 
 def _save(run: Run, account: Account, config: dict[str, Any]) -> None:

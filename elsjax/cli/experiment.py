@@ -20,6 +20,7 @@ from elsjax.nn.zoo import zoo
 from elsjax.posterior.dictionaries import Kind
 from elsjax.process.denoisers import Denoiser
 from elsjax.process.sampling import Solver
+from elsjax.process.schedules import schedule_config
 from elsjax.process.windows import WindowSchedule
 
 MAX_COUNT = 2**31 - 1  # axes of arrays
@@ -190,13 +191,14 @@ class Experiment:
         return np.asarray(elsjax.initial_noise(self.key, self.num_samples, shape))
 
     def describe(
-        self, options: DataOptions, data: Dataset, label: np.ndarray | None
+        self, network: Network, options: DataOptions, data: Dataset, label: np.ndarray | None
     ) -> dict[str, Any]:
         """The options with what they stand for, as JSON values, and the versions at work."""
         resolved = dataclasses.asdict(self) | dataclasses.asdict(options.absolute())
         for irrelevant in ("data", "out", "overwrite"):
             del resolved[irrelevant]
         resolved["label"] = None if label is None else label.tolist()
+        resolved["schedule"] = schedule_config(network.schedule)
         return {
             **{name: list(v) if isinstance(v, tuple) else v for name, v in resolved.items()},
             **describe(data),

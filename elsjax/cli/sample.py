@@ -15,6 +15,7 @@ from elsjax import checks, plotting
 from elsjax.cli.data import DataOptions, describe
 from elsjax.cli.experiment import MAX_COUNT, all_devices, check_labels, indexed
 from elsjax.cli.progress import bar
+from elsjax.cli.schedule import parse_schedule
 from elsjax.cli.window import parse_window, window_list
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.runs import Run
@@ -24,6 +25,7 @@ from elsjax.parallel import use_all_cores
 from elsjax.pixels import to_float
 from elsjax.posterior.dictionaries import Kind
 from elsjax.process.sampling import Solver
+from elsjax.process.schedules import Schedule, schedule_config
 from elsjax.process.windows import PUBLISHED_WINDOWS, WindowSchedule, published_table
 
 _PICTURED_SAMPLES = 8
@@ -47,7 +49,8 @@ class Sample:
     window: str | None = None
     """Window P(t): an odd number, several from low to high noise with commas between, the name
     of a published table such as mnist/unet/zeros, a windows.json of `elsjax calibrate`, or a
-    published scales_*.pt. Default: the data set's published table."""
+    published scales_*.pt. Default: the data set's published table. Tables and files are used at
+    the noise levels that they are of."""
     wrap_patches: bool = False
     """For els: training patches wrap around the border."""
     num_samples: int = 3
@@ -58,6 +61,9 @@ class Sample:
     """Steps of the reverse process."""
     solver: Solver = "ddim"
     """ODE or SDE solver of the reverse process."""
+    schedule: str = "cosine"
+    """Noise schedule: cosine (the paper's), linear (DDPM's betas) or exponential, with parameters
+    after commas if any, as in cosine,offset=0.008 or linear,beta_last=0.03,num_steps=500."""
     seed: int = 0
     """Seed of the noise; sample b depends on the seed and on b alone."""
     batch_size: int = 8
@@ -83,16 +89,18 @@ class Sample:
 
     def _run(self, run: Run) -> None:
         """Writes the results."""
-        window = self._checked_options()
+        schedule = parse_schedule(self.schedule)
+        window = self._checked_options(schedule)
         times = np.arange(self.num_steps, -1, -1) / self.num_steps
         use_all_cores()
         data = self.data.load()
         # Chosen now, if not given, so that an unknown data set is what is told first.
-        window = window or self._window()
+        window = window or self._window(schedule)
         machine = elsjax.ScoreMachine(
             self.machine,
             data.pixels,
             data.labels,
+            schedule=schedule,
             window=window,
             wrap_patches=self.wrap_patches,
             mesh=all_devices(),
@@ -110,7 +118,7 @@ class Sample:
             states=states,
         )
         sampler.check(machine, times)
-        run.start(self._config(data, window))
+        run.start(self._config(data, window, schedule))
         self.data.print_labels(data)
         kept = sorted({int(np.abs(times[:-1] - t).argmin()) for t in _PICTURED_TIMES})
         denoiser = indexed(machine, self.tolerance, label if self.label else None)
@@ -123,19 +131,19 @@ class Sample:
         states.forget()
         run.finish()
 
-    def _checked_options(self) -> WindowSchedule | int | None:
+    def _checked_options(self, schedule: Schedule) -> WindowSchedule | int | None:
         """Raises ValueError if an option is wrong by itself; returns the window, if it is given."""
         for name in ("num_samples", "num_steps", "batch_size"):
             checks.positive_int(name, getattr(self, name))
             checks.in_range(name, getattr(self, name), 1, MAX_COUNT)
         checks.seed("seed", self.seed)
         check_labels(self.label, self.num_samples)
-        window = self._window() if self.window is not None else None
+        window = self._window(schedule) if self.window is not None else None
         if self.tolerance is not None:
             checks.in_range("tolerance", self.tolerance, 0, 1, open_ends=True)
         return window
 
-    def _window(self) -> WindowSchedule | int | None:
+    def _window(self, schedule: Schedule) -> WindowSchedule | int | None:
         if self.machine in ("is", "es"):
             if self.window is not None:
                 raise ValueError(
@@ -156,9 +164,11 @@ class Sample:
                     f"dataset={self.data.dataset!r}; expected an odd number, several with commas "
                     f"between, or one of {', '.join(PUBLISHED_WINDOWS)}"
                 )
-        return parse_window(name)
+        return parse_window(name, schedule, self.num_steps)
 
-    def _config(self, data: Dataset, window: WindowSchedule | int | None) -> dict[str, Any]:
+    def _config(
+        self, data: Dataset, window: WindowSchedule | int | None, schedule: Schedule
+    ) -> dict[str, Any]:
         """Everything that determines the results, and the versions that computed them."""
         options = dataclasses.asdict(self)
         del options["data"]
@@ -169,6 +179,7 @@ class Sample:
             "command": "sample",
             **options,
             "label": list(self.label),
+            "schedule": schedule_config(schedule),
             "windows": window_list(window),
             **describe(data),
         }

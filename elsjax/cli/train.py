@@ -15,6 +15,7 @@ from tqdm import tqdm
 import elsjax
 from elsjax import checks, plotting
 from elsjax.cli.data import DataOptions, describe
+from elsjax.cli.schedule import parse_schedule
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.heldout import TIMES, HeldoutCurve, heldout_images
 from elsjax.experiments.runs import Run
@@ -30,6 +31,7 @@ from elsjax.nn.files import (
 from elsjax.nn.layers import Padding
 from elsjax.nn.network import Prediction
 from elsjax.parallel import use_all_cores
+from elsjax.process.denoisers import last_time
 from elsjax.training.checkpoints import Checkpoints
 from elsjax.training.config import TrainingConfig
 from elsjax.training.loop import check_data
@@ -69,11 +71,14 @@ class Train:
     prediction: Prediction = "velocity"
     """What the network predicts. The paper's networks predict noise; with the velocity, estimates
     of the image are better at high noise."""
+    schedule: str = "cosine"
+    """Noise schedule: cosine (the paper's), linear (DDPM's betas) or exponential, with parameters
+    after commas if any, as in cosine,offset=0.008 or linear,beta_last=0.03,num_steps=500."""
     conditional: bool = False
     """Condition on the class."""
     weights: Path | None = None
-    """Start from the weights of this network.safetensors, of the same architecture and
-    prediction."""
+    """Start from the weights of this network.safetensors, of the same architecture, prediction and
+    schedule."""
     config: Annotated[TrainingConfig, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=TrainingConfig
     )
@@ -145,6 +150,7 @@ class Train:
 
     def _check(self) -> None:
         """Raises ValueError if an option is wrong by itself."""
+        parse_schedule(self.schedule)
         checks.positive_int("checkpoint_every", self.checkpoint_every)
         checks.positive_int("evaluate_every", self.evaluate_every)
         checks.in_range("num_heldout", self.num_heldout, 0, math.inf)
@@ -228,8 +234,10 @@ class Train:
             padding=self.padding,
             num_classes=num_classes,
             prediction=self.prediction,
+            schedule=parse_schedule(self.schedule),
             rngs=nnx.Rngs(self.config.seed),
         )
+        self._check_levels(network)
         if self.weights is not None:
             started = load_network(self.weights)
             if started.prediction != self.prediction:
@@ -237,8 +245,26 @@ class Train:
                     f"prediction={self.prediction!r}, but weights={str(self.weights)!r} are of a "
                     f"network that predicts {started.prediction!r}"
                 )
+            if started.schedule != network.schedule:
+                raise ValueError(
+                    f"schedule={self.schedule!r}, but weights={str(self.weights)!r} are of a "
+                    f"network with {started.schedule}"
+                )
             set_weights(network, named_weights(started), str(self.weights))
         return network
+
+    def _check_levels(self, network: Network) -> None:
+        """Raises ValueError if noise or signal is lost where held-out error is measured."""
+        _, sigma = map(float, network.schedule(TIMES[0]))
+        alpha, _ = map(float, network.schedule(TIMES[-1]))
+        if sigma == 0:
+            raise ValueError(f"schedule={self.schedule!r} has no noise at t = {TIMES[0]}")
+        if alpha < network.least_alpha:
+            raise ValueError(
+                f"schedule={self.schedule!r} leaves too little signal at t = {TIMES[-1]} (alpha = "
+                f"{alpha:.2g}) for prediction={self.prediction!r}; expected at least "
+                f"{network.least_alpha:g}"
+            )
 
     def _heldout_images(self, data: Dataset, network: Network) -> Dataset | None:
         """Images that are not trained on; None if there are to be none, or none are at hand."""
@@ -274,6 +300,7 @@ class Train:
         for irrelevant in ("out", "overwrite", "checkpoint_every"):
             del options[irrelevant]
         options["weights"] = None if self.weights is None else str(self.weights.absolute())
+        del options["schedule"]  # in words; the architecture has its numbers
         return {
             "command": "train",
             **options,
@@ -348,7 +375,9 @@ def _samples(network: Network) -> np.ndarray:
     label = None
     if network.num_classes is not None:
         label = np.arange(_PICTURED_SAMPLES, dtype=np.int32) % network.num_classes
-    for step in elsjax.reverse_process(network, x, _PICTURED_STEPS, label):
+    start = last_time(network.schedule, network.least_alpha)
+    times = start * np.arange(_PICTURED_STEPS, -1, -1) / _PICTURED_STEPS
+    for step in elsjax.reverse_process(network, x, label=label, times=times):
         x = step.x
         if not jnp.isfinite(x).all():
             break

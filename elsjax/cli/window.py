@@ -6,18 +6,29 @@ from pathlib import Path
 
 from elsjax.interop.torch_files import read_scales
 from elsjax.interop.torch_pickle import Refused
-from elsjax.process.windows import PUBLISHED_WINDOWS, WindowSchedule, published_windows
+from elsjax.process.schedules import Schedule, schedule_from_config
+from elsjax.process.windows import (
+    PUBLISHED_SCHEDULE,
+    PUBLISHED_WINDOWS,
+    WindowSchedule,
+    published_windows,
+)
 
 _LONGEST = 1 << 20  # bytes of a file of windows, thousands of times a real one
 
 
-def parse_window(text: str) -> WindowSchedule | int:
+def parse_window(text: str, schedule: Schedule, num_steps: int) -> WindowSchedule | int:
     """The window P(t) that an option asks for.
+
+    Windows in words are those of the machine's times. Published and calibrated ones belong to a
+    noise schedule: the machine sees each noise level through the same window as there.
 
     Args:
       text: an odd number, several from low to high noise with commas between, the name of a
         published table, or a file: `.json`, which `elsjax calibrate` wrote, or `.pt`, published
         scales (`scales_*.pt`).
+      schedule: noise schedule of the machine.
+      num_steps: steps of its uniform time grid.
 
     Returns:
       The window.
@@ -26,21 +37,22 @@ def parse_window(text: str) -> WindowSchedule | int:
       ValueError: if it is none of these.
     """
     if text in PUBLISHED_WINDOWS:
-        return published_windows(text)
+        return published_windows(text).transferred(PUBLISHED_SCHEDULE, schedule, num_steps)
     if text.lower().endswith((".json", ".pt")):
-        return _read_windows(text)
+        windows, own = _read_windows(text)
+        return windows.transferred(own, schedule, num_steps)
     if not re.fullmatch(r"\s*[0-9]{1,9}\s*(,\s*[0-9]{1,9}\s*)*", text):
         raise ValueError(
             f"window={_shown(text)} is not known; expected odd numbers with commas between, a "
             f".json file of `elsjax calibrate`, a published scales_*.pt, or one of "
             f"{', '.join(PUBLISHED_WINDOWS)}"
         )
-    schedule = _schedule(text, [int(window) for window in text.split(",")])
-    return schedule.windows[0] if len(schedule.windows) == 1 else schedule
+    windows = _windows(text, [int(window) for window in text.split(",")])
+    return windows.windows[0] if len(windows.windows) == 1 else windows
 
 
-def _read_windows(text: str) -> WindowSchedule:
-    """The schedule in a file, of `elsjax calibrate` or of the published code."""
+def _read_windows(text: str) -> tuple[WindowSchedule, Schedule]:
+    """P(t) in a file, of `elsjax calibrate` or of the published code, and its noise schedule."""
     try:
         with Path(text).open("rb") as file:
             content = file.read(_LONGEST + 1)
@@ -50,8 +62,14 @@ def _read_windows(text: str) -> WindowSchedule:
     try:
         if len(content) > _LONGEST:
             raise Refused(f"it has more than {_LONGEST} bytes")
-        scales = text.lower().endswith(".pt")
-        windows = read_scales(content) if scales else json.loads(content)["windows"]
+        schedule: Schedule = PUBLISHED_SCHEDULE
+        if text.lower().endswith(".pt"):
+            windows = read_scales(content)
+        else:
+            values = json.loads(content)
+            windows = values["windows"]
+            if "schedule" in values:  # files of earlier versions lack it
+                schedule = schedule_from_config(values["schedule"])
         if not isinstance(windows, list):
             raise TypeError(f"windows is a {type(windows).__name__}")
     except Refused as error:
@@ -61,11 +79,11 @@ def _read_windows(text: str) -> WindowSchedule:
             f"window={_shown(text)} is not a file of `elsjax calibrate`: it must hold a JSON "
             'object with "windows", a list from low to high noise'
         ) from error
-    return _schedule(text, windows)
+    return _windows(text, windows), schedule
 
 
-def _schedule(text: str, windows: list[object]) -> WindowSchedule:
-    """A schedule of windows that may be anything; `text` is where they are from."""
+def _windows(text: str, windows: list[object]) -> WindowSchedule:
+    """P(t) of windows that may be anything; `text` is where they are from."""
     sides = []
     for index, window in enumerate(windows):
         # Published scales may be floats, which medians are.

@@ -312,13 +312,26 @@ def check_signal(schedule: Schedule, t: ArrayLike, least_alpha: float) -> None:
     if levels is None or (levels[0] >= least_alpha).all():
         return
     lost = np.unravel_index(np.argmin(levels[0]), levels[0].shape)
-    grid = np.linspace(0, 1, 101)
-    of_grid = schedule.on_host(grid)
-    start = 0.0 if of_grid is None else grid[of_grid[0] >= least_alpha].max(initial=0)
+    start = last_time(schedule, least_alpha)
     raise ValueError(
         f"no signal is left at t = {np.asarray(t)[lost]:g} (alpha = {levels[0][lost]:.2g}): start "
         f"below, where alpha >= {least_alpha:g}, as with times=numpy.linspace({start:g}, 0, 20)"
     )
+
+
+def last_time(schedule: Schedule, least_alpha: float) -> float:
+    """The last time with so much signal, in hundredths: where a reverse process can start.
+
+    Args:
+      schedule: of the process.
+      least_alpha: the least signal level; 0 for any.
+
+    Returns:
+      The time; 0 where none has so much.
+    """
+    grid = np.linspace(0, 1, 101)
+    levels = schedule.on_host(grid)
+    return 0.0 if levels is None else float(grid[levels[0] >= least_alpha].max(initial=0))
 
 
 def per_image(level: Float[Array, "*b"]) -> Float[Array, "..."]:
