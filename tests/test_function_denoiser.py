@@ -373,7 +373,6 @@ EXPECTED = r"expected real numbers of shape \[3, 2, 3, 1\]"
         ([[1.0], [1.0, 2.0]], "what function returned, of type list, is no array: .*; "),
         (Unreadable(), r"what function returned, .*, is no array: use detach\(\); "),
     ],
-    ids=str,
 )
 def test_wrong_results(output, message):
     with pytest.raises(ValueError, match=message + EXPECTED):

@@ -12,7 +12,7 @@ from elsjax.nn import PRESETS, AttentionUNet, ResNet, UNet
 from elsjax.nn.embedding import time_features
 from elsjax.nn.files import named_weights, set_weights
 from elsjax.nn.layers import Upsample
-from elsjax.nn.network import _apply
+from elsjax.nn.network import _compiled_estimate
 
 SMALL = {
     "resnet": functools.partial(ResNet, width=16, num_layers=2),
@@ -106,12 +106,13 @@ def test_compiled_once_for_each_batch_shape():
     network = make("unet", num_classes=3)
     x = images()
     network.predict_noise(x, 0.5, 1)
-    before = _apply._cache_size()
+    network.denoise(x, 0.5, 1)
+    before = _compiled_estimate._cache_size()
     for t in (0.1, 0.2, np.full(3, 0.3)):
         network.denoise(x, t, label=2)
         network.score(x, t, label=[0, 1, 2])
     elsjax.sample(network, x, 4, label=0)
-    assert _apply._cache_size() == before
+    assert _compiled_estimate._cache_size() == before
 
 
 @pytest.mark.parametrize("kind", SMALL)
@@ -324,8 +325,8 @@ def test_presets(name):
     x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     t = jax.ShapeDtypeStruct((2,), jnp.float32)
     label = jax.ShapeDtypeStruct((2,), jnp.int32)
-    graph, weights = nnx.split(network)
-    assert jax.eval_shape(functools.partial(_apply, graph), weights, x, t, label).shape == x.shape
+    output = jax.eval_shape(lambda network, *args: network(*args), network, x, t, label)
+    assert output.shape == x.shape
 
 
 # Wrong input

@@ -34,7 +34,7 @@ def levels(net, t):
 def test_all_forms_follow_from_the_output(prediction):
     net = network(prediction)
     x, t = images(3), np.array([0.1, 0.6, 0.95], np.float32)
-    output = np.asarray(net._output(jnp.asarray(x), t, None), float)
+    output = np.asarray(net(jnp.asarray(x), jnp.asarray(t), None), float)
     alpha, sigma = levels(net, t)
     x0, eps = {
         "noise": ((x - sigma * output) / alpha, output),
@@ -150,7 +150,7 @@ def test_the_loss_of_a_step():
     t = np.array([jax.random.randint(k[0], (), 0, NUM_TIMES) for k in keys]) / NUM_TIMES
     noise = np.stack([jax.random.normal(k[1], SHAPE) for k in keys])
     alpha, sigma = levels(net, t)
-    output = np.asarray(net._output(jnp.asarray(alpha * x0 + sigma * noise), t, None))
+    output = np.asarray(net(jnp.asarray(alpha * x0 + sigma * noise), jnp.asarray(t), None))
     error = (output - (alpha * noise - sigma * x0)) ** 2
     expected = np.mean(np.minimum(alpha**2, 5 * sigma**2) * error)
     np.testing.assert_allclose(progress.losses, [expected], rtol=1e-4)

@@ -20,7 +20,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from elsjax import checks, parallel
 from elsjax.nn.layers import PADDINGS, Padding
-from elsjax.process.denoisers import LEAST_SIGNAL, Predictor
+from elsjax.process.denoisers import LEAST_SIGNAL, Denoiser, Form, Predictor
 from elsjax.process.schedules import CosineSchedule, Schedule
 
 Prediction = Literal["noise", "velocity", "x0"]
@@ -30,7 +30,7 @@ class Network(nnx.Module, Predictor):
     """A trained denoiser: `network(x, t, label)` is what it predicts of x_t, see `prediction`.
 
     `denoise`, `predict_noise` and `score` follow from that output. They check their arguments and
-    run compiled, once for each batch shape and not for each time. Calling the network does
+    run compiled, once for each batch shape and form and not for each time. Calling the network does
     neither: that is the function to differentiate. It computes in the precision of its weights.
 
     A network runs on images of any size that its pooling divides; `image_shape` is the size that
@@ -150,12 +150,21 @@ class Network(nnx.Module, Predictor):
         self, x: Float[Array, "b h w c"], t: Float[Array, " b"], label: Int[Array, " b"] | None
     ) -> Float[Array, "b h w c"]:
         """See `Predictor._predict`."""
-        graph, weights = nnx.split(self)
-        return _apply(graph, weights, x, t, label).astype(x.dtype)
+        return self(x, t, label).astype(x.dtype)
+
+    def _estimate(
+        self,
+        form: Form,
+        x: Float[Array, "b h w c"],
+        t: Float[Array, " b"],
+        label: Int[Array, " b"] | None,
+    ) -> Float[Array, "b h w c"]:
+        """See `Predictor._estimate`."""
+        return _compiled_estimate(form, self, x, t, label)
 
 
-@jax.jit(static_argnames="graph")
-def _apply(
-    graph: nnx.GraphDef[Network], weights: nnx.State, x: Array, t: Array, label: Array | None
+@jax.jit(static_argnames="form")
+def _compiled_estimate(
+    form: Form, network: Network, x: Array, t: Array, label: Array | None
 ) -> Array:
-    return nnx.merge(graph, weights)(x, t, label)
+    return Predictor._estimate(network, form, x, t, label)

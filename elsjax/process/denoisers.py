@@ -25,6 +25,9 @@ LEAST_SIGNAL = 1e-3
 # What a network or a function may say of x_t; "edm" is x_0, of x_t in other units.
 Output = Literal["noise", "x0", "velocity", "score", "edm"]
 
+# `x0_from_output` or `noise_from_output`.
+Form = Callable[[Output, Array, Array, Array, Array], Array]
+
 
 class Denoiser(abc.ABC):
     """Estimates x_0 from x_t.
@@ -255,13 +258,7 @@ class Predictor(Denoiser):
         if self.prediction in ("x0", "edm"):
             return super().predict_noise(x, t, label)
         x, t, label = self.checked(x, t, label)
-        output = self._output(x, t, label)
-        if self.prediction == "noise":
-            return output
-        alpha, sigma = (per_image(level) for level in self.schedule(t))
-        if self.prediction == "score":
-            return -sigma * output
-        return sigma * x + alpha * output
+        return self._estimate(noise_from_output, x, *self._of_each_image(x, t, label))
 
     def check_label(self, label: ArrayLike | None, batch: int) -> None:
         """See `Denoiser.check_label`; without a label there is nothing to refuse."""
@@ -279,25 +276,33 @@ class Predictor(Denoiser):
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
     ) -> Float[Array, "b h w c"]:
         """See `Denoiser.posterior_mean`."""
-        alpha, sigma = (per_image(level) for level in self.schedule(t))
-        return x0_from_output(self.prediction, x, self._output(x, t, label), alpha, sigma)
+        return self._estimate(x0_from_output, x, *self._of_each_image(x, t, label))
 
-    def _output(
+    def _of_each_image(
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
-    ) -> Float[Array, "b h w c"]:
-        """The output for times and labels that may be one for all; NaN for an unknown label."""
-        batch = x.shape[:1]
-        times = jnp.broadcast_to(jnp.asarray(t, x.dtype), batch)
-        labels = None if label is None else jnp.broadcast_to(jnp.asarray(label, jnp.int32), batch)
-        output = self._predict(x, times, labels)
-        classes = self.num_classes
-        if labels is None or classes is None or checks.host_values(label) is not None:
-            return output
-        # What is not known yet has not been checked: another class would be a wrong answer. Of 64
-        # bits it is looked at in 64.
+    ) -> tuple[Float[Array, " b"], Int[Array, " b"] | None]:
+        """Times and labels that may be one for all; -1 for a label that is not known."""
+        times = jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])
+        if label is None or self.num_classes is None:
+            return times, None
+        # An array not known yet has not been checked. Of 64 bits it is looked at in 64.
         label = jnp.asarray(label, int)
-        known = (label >= 0) & (label < classes)
-        return jnp.where(known.reshape(-1, 1, 1, 1), output, jnp.nan)
+        label = jnp.where((label >= 0) & (label < self.num_classes), label, -1)
+        return times, jnp.broadcast_to(label.astype(jnp.int32), x.shape[:1])
+
+    def _estimate(
+        self,
+        form: Form,
+        x: Float[Array, "b h w c"],
+        t: Float[Array, " b"],
+        label: Int[Array, " b"] | None,
+    ) -> Float[Array, "b h w c"]:
+        """What follows from the output; NaN for a label of -1, to which any class is wrong."""
+        alpha, sigma = (per_image(level) for level in self.schedule(t))
+        estimate = form(self.prediction, x, self._predict(x, t, label), alpha, sigma)
+        if label is None:
+            return estimate
+        return jnp.where(label.reshape(-1, 1, 1, 1) >= 0, estimate, jnp.nan)
 
 
 def check_signal(schedule: Schedule, t: ArrayLike, least_alpha: float) -> None:
@@ -361,3 +366,16 @@ def x0_from_output(
     if prediction == "score":
         return (x + sigma**2 * output) / alpha
     return x0_from_noise(x, output, alpha, sigma)
+
+
+def noise_from_output(
+    prediction: Output, x: Array, output: Array, alpha: Array, sigma: Array
+) -> Array:
+    """Noise, [B, H, W, C], from what is predicted of x_t; levels broadcast against x."""
+    if prediction == "noise":
+        return output
+    if prediction == "velocity":
+        return sigma * x + alpha * output
+    if prediction == "score":
+        return -sigma * output
+    return noise_from_x0(x, output, alpha, sigma)
