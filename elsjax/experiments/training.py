@@ -167,9 +167,9 @@ def _checked_heldout(network: Network, heldout: Heldout) -> Heldout:
     alpha = float(network.schedule(TIMES[-1])[0])
     if alpha < network.least_alpha:
         raise ValueError(
-            f"prediction={network.prediction!r} with schedule={network.schedule!r}: held-out error is "
-            f"measured up to t = {TIMES[-1]}, where alpha = {alpha:.2g} is too small to divide by; "
-            "expected prediction='velocity' or 'x0', or no held-out images"
+            f"prediction={network.prediction!r} with schedule={network.schedule!r}: held-out error "
+            f"is measured up to t = {TIMES[-1]}, where alpha = {alpha:.2g} is too small to divide "
+            "by; expected prediction='velocity' or 'x0', or no held-out images"
         )
     classes = network.num_classes
     if classes is None:
