@@ -125,6 +125,7 @@ def test_compare_returns_what_the_command_saves(small_network, tmp_path):
             np.testing.assert_allclose(measures[name], arrays[f"{name}_{kind}_4"], atol=1e-5)
     # The machines start a step later.
     agreement = found.agreement("bbels")
+    np.testing.assert_allclose(arrays["agreement_bbels"], agreement, atol=1e-5)
     np.testing.assert_array_equal(np.isnan(agreement), np.arange(4)[:, None].repeat(2, 1) == 0)
 
 

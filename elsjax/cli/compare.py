@@ -31,8 +31,8 @@ class Compare(Experiment):
     """Predict the samples of a trained network, pixel by pixel, from the same noise.
 
     Writes report.html, to be opened in a browser, with its pictures, summary.json, comparison.npz
-    (samples, noise, correlations) and config.json. An interrupted run goes on where it stopped when
-    it is repeated.
+    (samples, noise, correlations, agreement at each step) and config.json. An interrupted run goes
+    on where it stopped when it is repeated.
     """
 
     kinds: Annotated[tuple[Kind, ...], tyro.conf.arg(name="machine")] = ()
@@ -175,13 +175,14 @@ def _write(content: bytes, file: IO[bytes]) -> None:
 
 
 def _arrays(comparison: elsjax.Comparison) -> dict[str, np.ndarray]:
-    """The arrays of comparison.npz: samples and measures, without the posterior means."""
+    """The arrays of comparison.npz: samples, measures, and agreement step by step."""
     arrays = {"noise": comparison.noise}
     if comparison.label is not None:
         arrays["labels"] = comparison.label
     samples = {f"network_{steps}": found for steps, found in comparison.network.items()}
     for name, found in {**samples, **comparison.machines}.items():
         arrays[name], arrays[f"times_{name}"] = found.images, found.times
+    arrays |= {f"agreement_{kind}": comparison.agreement(kind) for kind in comparison.machines}
     for steps in comparison.network:
         for kind in comparison.machines:
             measures = comparison.measures(kind, steps)
