@@ -107,7 +107,7 @@ def test_compare_returns_what_the_command_saves(small_network, tmp_path):
         for kind, window in (("is", None), ("bbels", windows))
     }
     found = elsjax.compare(
-        elsjax.load_network(small_network),
+        elsjax.load_network(small_network).with_mesh(elsjax.make_mesh()),
         machines,
         _noise(2),
         num_steps=4,
