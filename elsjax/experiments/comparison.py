@@ -279,7 +279,12 @@ def _runs(
             raise ValueError(
                 f"machines has the name {name!r}; expected a text other than {', '.join(runs)}"
             )
-        checks.instance(f"machines[{name!r}]", machine, Denoiser, "a ScoreMachine or a network")
+        checks.instance(
+            f"machines[{name!r}]",
+            machine,
+            Denoiser,
+            "a ScoreMachine, a network or a FunctionDenoiser",
+        )
         runs[name] = _machine_run(machine, num_steps, protocol)
     for run in runs.values():
         sampler.check(run.denoiser, run.times)

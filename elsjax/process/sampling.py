@@ -189,7 +189,9 @@ def reverse_process(
     Raises:
       ValueError: as `sample`, or if first_step is not a step of the grid.
     """
-    checks.instance("denoiser", denoiser, Denoiser, "a ScoreMachine, a network or a FunctionDenoiser")
+    checks.instance(
+        "denoiser", denoiser, Denoiser, "a ScoreMachine, a network or a FunctionDenoiser"
+    )
     checks.one_of("solver", solver, SOLVERS)
     grid = _time_grid(denoiser.schedule, num_steps, times)
     first_step = checks.integer("first_step", first_step, 0, len(grid) - 2)
