@@ -245,7 +245,10 @@ def _image_axes(name: str, images: Any, image_shape: tuple[int, int, int] | None
 
 
 def times(name: str, value: Any, batch: int) -> jax.Array | np.ndarray:
-    """Returns value; raises ValueError unless it is a time in [0, 1], or one for each of them."""
+    """Returns value; raises ValueError unless it is a time in [0, 1], or one for each of them.
+
+    NumPy's if its values are known, so that it goes with arrays on any device.
+    """
     found = array(name, value)
     if not is_real(found):
         raise ValueError(f"{name}={value!r} must be a number in [0, 1], where 1 is noise")
@@ -254,15 +257,19 @@ def times(name: str, value: Any, batch: int) -> jax.Array | np.ndarray:
     values = host_values(found)
     if values is not None and not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"{name}={value} must lie in [0, 1], where 1 is noise")
-    return found
+    return found if values is None else values
 
 
 def label(name: str, value: Any, batch: int) -> jax.Array | np.ndarray:
-    """Returns value; raises ValueError unless it is an integer, or one for each of a batch."""
+    """Returns value; raises ValueError unless it is an integer, or one for each of a batch.
+
+    NumPy's if its values are known, so that it goes with arrays on any device.
+    """
     found = _integers(name, value, batch)
     if found.shape not in ((), (batch,)):
         raise ValueError(f"{name} has shape {list(found.shape)}; expected [] or [{batch}]")
-    return found
+    values = host_values(found)
+    return found if values is None else values
 
 
 def class_labels(name: str, value: Any, count: int) -> np.ndarray:

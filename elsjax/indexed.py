@@ -65,6 +65,11 @@ class IndexedMachine(Denoiser):
         raise AttributeError(f"{name!r} cannot be set: a machine does not change")
 
     @property
+    def mesh(self) -> jax.sharding.Mesh | None:
+        """The devices that its indices lie on; None for one."""
+        return self.machine.training_set.mesh
+
+    @property
     def window(self) -> int | WindowSchedule | None:
         """The window of the machine."""
         return self.machine.window
@@ -100,11 +105,10 @@ class IndexedMachine(Denoiser):
           ValueError: if mesh is any other.
         """
         parallel.check_mesh(mesh)
-        own = self.machine.training_set.mesh
-        if mesh != own:
+        if mesh != self.mesh:
             raise ValueError(
-                f"mesh={mesh} is not that of the indices, {own}; give it to the ScoreMachine, "
-                "before with_index"
+                f"mesh={mesh} is not that of the indices, {self.mesh}; give it to the "
+                "ScoreMachine, before with_index"
             )
         return self
 

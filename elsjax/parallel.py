@@ -138,7 +138,7 @@ def spread(array: Array, mesh: jax.sharding.Mesh, axes: str | tuple[str, ...]) -
     """
     names = (axes,) if isinstance(axes, str) else axes
     count = len(array) + -len(array) % math.prod(mesh.shape[name] for name in names)
-    return jax.device_put(filled(array, count), jax.NamedSharding(mesh, jax.P(axes)))
+    return _put(filled(array, count), jax.NamedSharding(mesh, jax.P(axes)))
 
 
 def filled(array: ArrayLike, count: int) -> Array | np.ndarray:
@@ -147,9 +147,18 @@ def filled(array: ArrayLike, count: int) -> Array | np.ndarray:
     return array if len(array) == count else array[np.minimum(np.arange(count), len(array) - 1)]
 
 
-def everywhere(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Arrays, whole on every device of a mesh."""
-    return jax.device_put(tree, jax.NamedSharding(mesh, jax.P()))
+def everywhere(tree: Any, mesh: jax.sharding.Mesh | None) -> Any:
+    """Arrays, whole on every device of a mesh; where they are for None."""
+    if mesh is None:
+        return tree
+    return jax.tree.map(lambda array: _put(array, jax.NamedSharding(mesh, jax.P())), tree)
+
+
+def _put(array: ArrayLike, sharding: jax.NamedSharding) -> Array:
+    # The batching rule of `jax.device_put` takes the axis of `jax.vmap` for the first one here.
+    if isinstance(array, jax.core.Tracer):
+        return jax.lax.with_sharding_constraint(array, sharding)
+    return jax.device_put(array, sharding)
 
 
 def interleave(images: np.ndarray, num_shards: int) -> np.ndarray:

@@ -115,6 +115,52 @@ def test_a_class_is_found_out_to_be_unknown_on_a_mesh():
         many.denoise(x, 0.5)
 
 
+def test_arrays_on_other_devices_than_the_mesh(x64):
+    # Such as samples drawn on another mesh.
+    mesh, other = elsjax.make_mesh(2, 2), elsjax.make_mesh(2)
+    noise = jax.device_put(noisy(5), jax.NamedSharding(other, jax.P()))
+    key, t, label = jax.device_put((jax.random.key(1), np.full(5, 0.5), MIXED), jax.devices()[1])
+    network, _, function = other_denoisers()
+    machine = elsjax.ScoreMachine("ls", data(9), np.arange(9) % 3, window=3)
+    process = {"solver": "ancestral", "key": key, "times": [0.9, 0.5]}
+    for denoiser, classes in [(network, None), (machine, label), (function, label)]:
+        expected = elsjax.sample(denoiser, noisy(5), label=classes, **process)
+        found = elsjax.sample(
+            denoiser, noise, label=classes, mesh=mesh, return_trajectory=True, **process
+        )
+        np.testing.assert_allclose(found.x[-1], expected, atol=1e-10)
+        score = denoiser.with_mesh(mesh).score(noise, t, classes)
+        np.testing.assert_allclose(score, denoiser.score(noisy(5), 0.5, classes), atol=1e-10)
+    found, expected = (
+        elsjax.calibrate(model, candidate, [3], x, num_steps=2)
+        for model, candidate, x in [
+            (network.with_mesh(mesh), machine.with_mesh(other), noise),
+            (network, machine, noisy(5)),
+        ]
+    )
+    np.testing.assert_allclose(found.cosine, expected.cosine, atol=1e-10)
+
+
+@pytest.mark.parametrize("which", ["network", "machine", "function"])
+def test_transformations_on_a_mesh(x64, which):
+    network, _, function = other_denoisers()
+    machine = elsjax.ScoreMachine("ls", data(9), window=3)
+    one = {"network": network, "machine": machine, "function": function}[which]
+    label = 1 if one is function else None
+    many = one.with_mesh(elsjax.make_mesh(2, 2))
+    x = jnp.asarray(noisy(3))
+    expected = one.denoise(x, 0.5, label)
+    found = jax.vmap(lambda x: many.denoise(x[None], 0.5, label)[0])(x)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    found = jax.jit(lambda denoiser, x: denoiser.denoise(x, 0.5, label))(many, x)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    slopes = (
+        jax.grad(lambda x, d=d: elsjax.sample(d, x, label=label, times=[0.9, 0.5, 0]).sum())(x)
+        for d in (many, one)
+    )
+    np.testing.assert_allclose(*slopes, rtol=1e-10, atol=1e-10)
+
+
 def test_a_machine_moves_to_other_devices(x64):
     images, x = data(11), noisy(5)
     one = elsjax.ScoreMachine("els", images, np.arange(11) % 3, window=3).without([4])

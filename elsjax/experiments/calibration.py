@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
-from elsjax import checks
+from elsjax import checks, parallel
 from elsjax.experiments.states import States
 from elsjax.machines import ScoreMachine
 from elsjax.process.denoisers import Denoiser, noise_from_x0, per_image
@@ -83,7 +83,8 @@ def similarities(
     first = checks.integer("first", first, 0, sys.maxsize)
     machine.check(noise, label)
     steps = reverse_process(network, noise, num_steps, label, solver, key)
-    return _similarities(candidates, jnp.asarray(checks.array("noise", noise)), steps, label, first)
+    x = jnp.asarray(checks.array("noise", noise))
+    return _similarities(candidates, x, steps, label, first, network.mesh)
 
 
 def _similarities(
@@ -92,12 +93,14 @@ def _similarities(
     steps: Iterator[Step],
     label: ArrayLike | None,
     first: int,
+    mesh: jax.sharding.Mesh | None,
 ) -> Iterator[Similarity]:
+    x = parallel.everywhere(x, mesh)
     for step in steps:
         for number, candidate in enumerate(candidates):
             if step.index * len(candidates) + number < first:
                 continue
-            x0 = candidate.denoise(x, step.t, label)
+            x0 = parallel.everywhere(candidate.denoise(x, step.t, label), mesh)
             cosine, error = _compare(x, x0, step.x0, *candidate.schedule(step.t))
             if not np.isfinite([cosine, error]).all():
                 raise FloatingPointError(

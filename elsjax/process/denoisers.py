@@ -45,6 +45,11 @@ class Denoiser(abc.ABC):
     image_shape: tuple[int, int, int]
     least_alpha: float = 0.0
 
+    @property
+    def mesh(self) -> jax.sharding.Mesh | None:
+        """The devices that share the work, see `with_mesh`; None for one."""
+        return None
+
     def denoise(
         self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None = None
     ) -> Float[Array, "b h w c"]:
@@ -171,7 +176,7 @@ class Denoiser(abc.ABC):
             label = checks.label("label", label, x.shape[0])
         self.check_label(label, x.shape[0])
         t = checks.times("t", t, x.shape[0])
-        return jnp.asarray(x, jnp.result_type(float)), t, label
+        return parallel.everywhere(jnp.asarray(x, jnp.result_type(float)), self.mesh), t, label
 
     def _levels(self, t: ArrayLike) -> tuple[Array, Array]:
         """Signal and noise level at t, shaped to multiply [B, H, W, C]; sigma = 0 is an error."""
@@ -182,6 +187,7 @@ class Denoiser(abc.ABC):
         return per_image(alpha), per_image(sigma)
 
 
+@jax.tree_util.register_pytree_node_class
 class _Sharded(Denoiser):
     """A denoiser whose batches are split between the devices of a mesh."""
 
@@ -189,6 +195,17 @@ class _Sharded(Denoiser):
         self.schedule, self.image_shape = whole.schedule, whole.image_shape
         self.least_alpha = whole.least_alpha
         self._whole, self._mesh = whole, mesh
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        return self._mesh
+
+    def tree_flatten(self) -> tuple[tuple[Denoiser], jax.sharding.Mesh]:
+        return (self._whole,), self._mesh
+
+    @classmethod
+    def tree_unflatten(cls, mesh: jax.sharding.Mesh, leaves: tuple[Denoiser]) -> "_Sharded":
+        return cls(leaves[0], mesh)
 
     def with_mesh(self, mesh: jax.sharding.Mesh) -> Denoiser:
         return self._whole.with_mesh(mesh)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from elsjax import checks
+from elsjax import checks, parallel
 from elsjax.process import brownian
 from elsjax.process.denoisers import LEAST_SIGNAL, Denoiser, check_signal, noise_from_x0, per_image
 from elsjax.process.schedules import Schedule
@@ -146,12 +146,11 @@ def sample(
             x = step.x
         return x
     taken = list(steps)
+    x = jnp.asarray(checks.array("noise", noise), taken[0].x.dtype)
+    x = parallel.everywhere(x, denoiser.mesh if mesh is None else mesh)
     return Trajectory(
         times=jnp.asarray([taken[0].t] + [step.s for step in taken]),
-        x=jnp.stack(
-            [jnp.asarray(checks.array("noise", noise), taken[0].x.dtype)]
-            + [step.x for step in taken]
-        ),
+        x=jnp.stack([x] + [step.x for step in taken]),
         x0=jnp.stack([step.x0 for step in taken]),
     )
 
@@ -204,6 +203,7 @@ def reverse_process(
     keys = None if key is None else keys_of_samples(key, x.shape[0])
     if mesh is not None:
         denoiser = denoiser.with_mesh(mesh)
+    x, keys = parallel.everywhere((x, keys), denoiser.mesh)
     return _steps(denoiser, x, grid, first_step, label, solver, keys)
 
 
