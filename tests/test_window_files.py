@@ -146,6 +146,7 @@ def test_files_that_hold_no_windows(tmp_path, content):
         parse_window(str(path))
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 600
+    assert b"schedule" not in content or '"schedule"' in str(error.value)
 
 
 def test_files_that_are_not_there(tmp_path):

@@ -52,6 +52,15 @@ def test_transferred_windows_are_of_the_same_noise_levels(old, new):
         assert at <= above or window == 63
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [("cosine", SCHEDULES[0], "old='cosine' must be a Sched"), (SCHEDULES[0], None, "new=None")],
+)
+def test_windows_are_transferred_between_schedules(old, new, message):
+    with pytest.raises(ValueError, match=message):
+        elsjax.WindowSchedule((3,)).transferred(old, new, 20)
+
+
 def test_windows_are_transferred_to_some_steps():
     for wrong in (0, 2.5):
         with pytest.raises(ValueError, match=f"num_steps={wrong} must be an integer of at least"):

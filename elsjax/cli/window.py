@@ -77,7 +77,7 @@ def _read_windows(text: str) -> tuple[WindowSchedule, Schedule]:
     except (ValueError, RecursionError, LookupError, TypeError) as error:
         raise ValueError(
             f"window={_shown(text)} is not a file of `elsjax calibrate`: it must hold a JSON "
-            'object with "windows", a list from low to high noise'
+            'object with "windows", a list from low to high noise, and "schedule", theirs'
         ) from error
     return _windows(text, windows), schedule
 

@@ -55,8 +55,10 @@ class WindowSchedule:
           The windows at t = 1/n, 2/n, ..., 1 of the new schedule; these ones where old == new.
 
         Raises:
-          ValueError: if num_steps is not positive.
+          ValueError: if an argument is not as described.
         """
+        for name, schedule in (("old", old), ("new", new)):
+            checks.instance(name, schedule, Schedule, "CosineSchedule()")
         num_steps = checks.positive_int("num_steps", num_steps)
         if old == new:
             return self
