@@ -120,6 +120,16 @@ def test_nothing_moves_where_there_is_no_signal_or_no_noise():
         np.testing.assert_array_equal(path(root, start=root), 0)
 
 
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+def test_keys_whose_draws_depend_on_the_batch_are_refused(impl):
+    gaussian, key = Gaussian(), jax.random.key(0, impl=impl)
+    noise = np.zeros((2, *SHAPE), np.float32)
+    elsjax.sample(gaussian, noise, 2, key=key)  # not used
+    for keys in (key, jax.random.split(key)):
+        with pytest.raises(ValueError, match=f"key is of {impl}; expected .* impl='threefry2x32'"):
+            elsjax.sample(gaussian, noise, 2, solver="ancestral", key=keys)
+
+
 @pytest.mark.usefixtures("x64")
 def test_a_step_is_that_of_ddpm(monkeypatch):
     """Song et al. (2021), equation 16 with eta = 1."""

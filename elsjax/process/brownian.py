@@ -25,6 +25,13 @@ def root_snr(alpha: Float[Array, ""], sigma: Float[Array, ""]) -> Float[Array, "
     return jnp.clip(alpha / sigma, 2.0**-_BANDS, 2.0**_BANDS)
 
 
+def check_keys(keys: Key[Array, " b"]) -> None:
+    """Raises ValueError for keys whose draws depend on the batch under `jax.vmap`: "rbg"."""
+    found = str(jax.random.key_impl(keys))
+    if found != "threefry2x32":
+        raise ValueError(f"key is of {found}; expected jax.random.key(0, impl='threefry2x32')")
+
+
 @jax.jit(static_argnames="shape")
 def increment(
     keys: Key[Array, " b"],

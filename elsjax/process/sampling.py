@@ -128,7 +128,8 @@ def sample(
       label: class to condition on, integer or [B]; None for unconditional.
       solver: "ddim", "heun" or "ancestral"; see the module's docstring.
       key: typed key, needed by "ancestral" and used by it only: one for the batch, from which
-        sample b folds in b, or one for each sample, [B].
+        sample b folds in b, or one for each sample, [B]. Of Threefry, JAX's default: the draws of
+        others depend on the batch.
       times: time grid instead of the uniform one: falling, within [0, 1], at least two.
       mesh: devices to share the work, see `Denoiser.with_mesh`; None for where the denoiser is.
       return_trajectory: return all states instead of the last.
@@ -201,6 +202,8 @@ def reverse_process(
     if key is None and solver == "ancestral":
         raise ValueError("key=None: solver='ancestral' needs one, such as jax.random.key(0)")
     keys = None if key is None else keys_of_samples(key, x.shape[0])
+    if keys is not None and solver == "ancestral":
+        brownian.check_keys(keys)
     if mesh is not None:
         denoiser = denoiser.with_mesh(mesh)
     x, keys = parallel.everywhere((x, keys), denoiser.mesh)
