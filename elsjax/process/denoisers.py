@@ -95,7 +95,8 @@ class Denoiser(abc.ABC):
     def with_mesh(self, mesh: jax.sharding.Mesh) -> "Denoiser":
         """The same denoiser on many devices, each of which takes a share of the noisy images.
 
-        Any batch is filled up to what the devices divide; results are whole on every device.
+        Any batch is filled up to what the devices divide, wherever its images are; results are
+        whole on every device.
 
         Args:
           mesh: the devices, as `elsjax.make_mesh` gives them. Which axis they are on is of no
