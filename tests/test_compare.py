@@ -265,7 +265,7 @@ def test_some_undefined_samples_leave_the_others():
     times = np.array([1.0, 0])
     machines = {name: Samples(times, of_one, of_one[None]) for name, of_one in images.items()}
     network = {2: Samples(times, target, target[None])}
-    comparison = Comparison(images["is"], None, 2, network, machines)
+    comparison = Comparison(images["is"], None, 2, "ddim", network, machines)
     account = Account(comparison, "mine", 30, "late")
     rows = account.rows
     r = comparison.measures("ls", 2)["pearson_r"]

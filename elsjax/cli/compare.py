@@ -182,7 +182,8 @@ def _arrays(comparison: elsjax.Comparison) -> dict[str, np.ndarray]:
     samples = {f"network_{steps}": found for steps, found in comparison.network.items()}
     for name, found in {**samples, **comparison.machines}.items():
         arrays[name], arrays[f"times_{name}"] = found.images, found.times
-    arrays |= {f"agreement_{kind}": comparison.agreement(kind) for kind in comparison.machines}
+    if comparison.num_steps in comparison.network:
+        arrays |= {f"agreement_{kind}": comparison.agreement(kind) for kind in comparison.machines}
     for steps in comparison.network:
         for kind in comparison.machines:
             measures = comparison.measures(kind, steps)
