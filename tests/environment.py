@@ -138,11 +138,10 @@ def tfds_dir(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def real_tfds_dir() -> str:
-    """A TFDS directory with MNIST, FashionMNIST and CIFAR10 prepared."""
-    if TFDS_DATA_DIR is None or not Path(TFDS_DATA_DIR, "mnist").is_dir():
-        pytest.skip("no prepared TFDS data sets: set TFDS_DATA_DIR")
-    return TFDS_DATA_DIR
+def tfds_dirs(tfds_dir) -> list[str]:
+    """This directory, and the one of the real data sets where TFDS_DATA_DIR names one."""
+    real = TFDS_DATA_DIR is not None and Path(TFDS_DATA_DIR, "mnist").is_dir()
+    return [tfds_dir, TFDS_DATA_DIR] if real else [tfds_dir]
 
 
 @pytest.fixture(scope="session")
