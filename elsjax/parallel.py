@@ -155,12 +155,12 @@ def everywhere(tree: Any, mesh: jax.sharding.Mesh | None) -> Any:
 
 
 def _put(array: ArrayLike, sharding: jax.NamedSharding) -> Array:
-    # The batching rule of `jax.device_put` takes the axis of `jax.vmap` for the first one here.
     if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
         # Keys themselves do not go to the devices of other processes.
         bits = _put(jax.random.key_data(array), sharding)
         return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(array))
     if isinstance(array, jax.core.Tracer):
+        # The batching rule of `jax.device_put` takes the axis of `jax.vmap` for the first one.
         return jax.lax.with_sharding_constraint(array, sharding)
     return jax.device_put(array, sharding)
 

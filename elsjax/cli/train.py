@@ -19,7 +19,7 @@ from elsjax.cli.schedule import parse_schedule
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.heldout import TIMES, HeldoutCurve, heldout_images
 from elsjax.experiments.runs import Run
-from elsjax.experiments.training import Heldout, start_training
+from elsjax.experiments.training import Heldout, check_levels, start_training
 from elsjax.nn import PRESETS, Network
 from elsjax.nn.files import (
     load_network,
@@ -237,7 +237,7 @@ class Train:
             schedule=parse_schedule(self.schedule),
             rngs=nnx.Rngs(self.config.seed),
         )
-        self._check_levels(network)
+        check_levels(network)
         if self.weights is not None:
             started = load_network(self.weights)
             if started.prediction != self.prediction:
@@ -252,19 +252,6 @@ class Train:
                 )
             set_weights(network, named_weights(started), str(self.weights))
         return network
-
-    def _check_levels(self, network: Network) -> None:
-        """Raises ValueError if noise or signal is lost where held-out error is measured."""
-        _, sigma = map(float, network.schedule(TIMES[0]))
-        alpha, _ = map(float, network.schedule(TIMES[-1]))
-        if sigma == 0:
-            raise ValueError(f"schedule={self.schedule!r} has no noise at t = {TIMES[0]}")
-        if alpha < network.least_alpha:
-            raise ValueError(
-                f"schedule={self.schedule!r} leaves too little signal at t = {TIMES[-1]} (alpha = "
-                f"{alpha:.2g}) for prediction={self.prediction!r}; expected at least "
-                f"{network.least_alpha:g}"
-            )
 
     def _heldout_images(self, data: Dataset, network: Network) -> Dataset | None:
         """Images that are not trained on; None if there are to be none, or none are at hand."""

@@ -154,6 +154,20 @@ def _measured(result: TrainingResult, heldout: Heldout, seed: int) -> TrainingRe
     return dataclasses.replace(result, heldout=curve)
 
 
+def check_levels(network: Network) -> None:
+    """Raises ValueError if noise or signal is lost where held-out error is measured."""
+    _, sigma = map(float, network.schedule(TIMES[0]))
+    alpha, _ = map(float, network.schedule(TIMES[-1]))
+    if sigma == 0:
+        raise ValueError(f"schedule={network.schedule} has no noise at t = {TIMES[0]}")
+    if alpha < network.least_alpha:
+        raise ValueError(
+            f"schedule={network.schedule} leaves too little signal at t = {TIMES[-1]} (alpha = "
+            f"{alpha:.2g}) for prediction={network.prediction!r}; expected at least "
+            f"{network.least_alpha:g}"
+        )
+
+
 def _checked_heldout(network: Network, heldout: Heldout) -> Heldout:
     """Held-out images as arrays, with labels for a conditional network only."""
     if not isinstance(heldout, tuple) or len(heldout) != 2:
@@ -164,13 +178,7 @@ def _checked_heldout(network: Network, heldout: Heldout) -> Heldout:
             f"heldout has images {list(images.shape[1:])}, those of the network are "
             f"{list(network.image_shape)}"
         )
-    alpha = float(network.schedule(TIMES[-1])[0])
-    if alpha < network.least_alpha:
-        raise ValueError(
-            f"prediction={network.prediction!r} with schedule={network.schedule!r}: held-out error "
-            f"is measured up to t = {TIMES[-1]}, where alpha = {alpha:.2g} is too small to divide "
-            "by; expected prediction='velocity' or 'x0', or no held-out images"
-        )
+    check_levels(network)
     classes = network.num_classes
     if classes is None:
         return images, None
