@@ -1,0 +1,105 @@
+"""The documentation: `sphinx-build -W docs build/docs` makes it, with nothing from outside."""
+
+import os
+import sys
+from pathlib import Path
+
+import latex2mathml.converter
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.domains.python import PythonDomain
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+
+# Of the kernels that execute pages: most of their time would be compilation.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import elsjax
+
+project = "elsjax"
+author = "The elsjax authors"
+version = release = elsjax.__version__
+copyright = author
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinxcontrib.bibtex",
+]
+exclude_patterns = ["build"]
+default_role = "py:obj"
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "cache"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_merge_streams = True
+
+bibtex_bibfiles = ["../elsjax/references.bib"]
+bibtex_reference_style = "author_year"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+python_maximum_signature_line_length = 88
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+
+html_theme = "pydata_sphinx_theme"
+html_title = "elsjax"
+html_static_path = ["_static"]
+html_css_files = ["elsjax.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_show_sphinx = False
+html_math_renderer = "mathml"
+html_theme_options = {
+    "show_prev_next": True,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+
+logger = logging.getLogger(__name__)
+
+
+def mathml(translator: nodes.NodeVisitor, node: nodes.Element) -> None:
+    """Formulas as MathML, which browsers and screen readers know without a script."""
+    display = "block" if isinstance(node, nodes.math_block) else "inline"
+    translator.body.append(latex2mathml.converter.convert(node.astext(), display=display))
+    raise nodes.SkipNode
+
+
+def escape_bars(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Norms in docstrings are no substitutions of reStructuredText."""
+    lines[:] = [line.replace("|", r"\|") if "|" in line else line for line in lines]
+
+
+def check_public_names(app: Sphinx, env: BuildEnvironment) -> None:
+    """Warns, and so fails the build, of public names that the API pages leave out."""
+    domain = env.domains["py"]
+    assert isinstance(domain, PythonDomain)
+    for module in (elsjax, elsjax.nn):
+        for name in module.__all__:
+            public = f"{module.__name__}.{name}"
+            if public != "elsjax.nn" and public not in domain.objects:
+                logger.warning("%s is public, but on no page of docs/api", public)
+            elif not getattr(module, name).__doc__:
+                logger.warning("%s is public, but has no docstring", public)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """What this page of settings adds to Sphinx."""
+    app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
+    app.connect("autodoc-process-docstring", escape_bars, priority=999)
+    app.connect("env-check-consistency", check_public_names)
+    return {"parallel_read_safe": True}
