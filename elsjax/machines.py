@@ -241,11 +241,35 @@ class ScoreMachine(Denoiser):
         if "log_evidence" in answers:
             self._levels(t)  # refuses t = 0
         question = Question(tuple(name for name in ANSWERS if name in answers), top)
-        found = self._ask(question, x, t, label)
+        found = self._answers(question, x, t, label)
         images = {name: found.get(name) for name in ("mean", "variance")}
         numbers = {name: found[name][..., 0] if name in found else None for name in _NUMBERS}
         sources = [found[name] for name in ("weight", "image", "row", "column")] if top else None
         return Posterior(**images, **numbers, top=None if sources is None else Top(*sources))
+
+    def ask(
+        self,
+        question: Question,
+        x: Float[ArrayLike, "b h w c"],
+        t: ArrayLike,
+        label: ArrayLike | None = None,
+    ) -> dict[str, Array]:
+        """Answers to a question of one's own, see `elsjax.posterior.answers.Question`.
+
+        Args:
+          question: what is asked of the weights.
+          x: see `denoise`.
+          t: see `denoise`.
+          label: see `denoise`.
+
+        Returns:
+          Answers by name, [B, H, W, size].
+
+        Raises:
+          ValueError: as `denoise`; or if question is none.
+        """
+        checks.instance("question", question, Question, "Question()")
+        return self._answers(question, *self.checked(x, t, label))
 
     def dictionary(self, window: int | None) -> Dictionary:
         """Which training patches each pixel is compared with, through a window.
@@ -295,9 +319,9 @@ class ScoreMachine(Denoiser):
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
     ) -> Float[Array, "b h w c"]:
         """See `Denoiser.posterior_mean`."""
-        return self._ask(Question(), x, t, label)["mean"]
+        return self._answers(Question(), x, t, label)["mean"]
 
-    def _ask(
+    def _answers(
         self, question: Question, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
     ) -> dict[str, Array]:
         """Answers by name, [B, H, W, size]; noisy images of one window and label at once."""
@@ -310,13 +334,13 @@ class ScoreMachine(Denoiser):
             of_group, chosen = (x, levels), group.places
             if len(groups) > 1:
                 of_group = jax.tree.map(lambda array, chosen=chosen: array[chosen], of_group)
-            found.append(self._answers(question, *of_group, group))
+            found.append(self._answers_of_group(question, *of_group, group))
         return batches.scattered(found, groups)
 
-    def _answers(
+    def _answers_of_group(
         self, question: Question, x: Float[Array, "b h w c"], levels: Levels, group: Group
     ) -> dict[str, Array]:
-        """`_ask` through one window and for one label, or for labels that are traced."""
+        """`_answers` through one window and for one label, or for labels that are traced."""
         ranges = None
         if group.label is not None:
             ranges = self.training_set.ranges(jnp.asarray(group.label, jnp.int32))

@@ -15,7 +15,7 @@ sigma², w = softmax(l). Ω is the pixel's window, d the number of its entries i
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -79,10 +79,15 @@ class Posterior:
 class Question:
     """Which answers are asked for.
 
+    A question of one's own is a subclass with another `request` and `finish`.
+
     Attributes:
+      of_channels: answers with a number for each channel of a pixel; others have one for all.
       answers: names of them.
       top: how many of the largest weights.
     """
+
+    of_channels: ClassVar[tuple[str, ...]] = ("mean", "variance")
 
     answers: tuple[Answer, ...] = ("mean",)
     top: int = 0
@@ -90,8 +95,8 @@ class Question:
     @property
     def request(self) -> Request:
         """What has to be accumulated."""
-        sums = {name: name in self.answers for name in ("variance", "effective_number", "entropy")}
-        return Request(**sums, top=self.top)
+        sums = {name: name in self.answers for name in ("effective_number", "entropy")}
+        return Request(moments=2 if "variance" in self.answers else 1, **sums, top=self.top)
 
     def finish(
         self, seen: PosteriorState, largest: Largest | None, origin: Float[Array, " c"]
@@ -106,7 +111,7 @@ class Question:
           origin: pixel that counts as 0.
         """
         found: dict[str, Array] = {}
-        size = seen.total.shape[-1] // (1 + self.request.variance)
+        size = seen.total.shape[-1] // self.request.moments
         mean = softmax.mean(seen)[..., :size]
         log_weight = jnp.log(seen.weight)
         if "mean" in self.answers:

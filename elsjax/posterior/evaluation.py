@@ -276,7 +276,7 @@ def of_part(
     answers = {}
     for name, array in found.items():
         array = array.reshape(len(array), batch, per_image, -1)
-        if isinstance(part, ImagePart) and name not in ("mean", "variance"):
+        if isinstance(part, ImagePart) and name not in question.of_channels:
             array = jnp.broadcast_to(array, (1, batch, len(part.pixels), array.shape[-1]))
         answers[name] = method.by_pixels(array)
     if "log_evidence" in answers:

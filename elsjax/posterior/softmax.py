@@ -21,26 +21,27 @@ class Request:
     """What is accumulated beside the sum of weights and the weighted sum of values.
 
     Attributes:
-      variance: values are followed by their squares.
+      moments: up to which power of the values.
       effective_number: the sum of squared weights.
       entropy: the weighted sum of logits.
       top: so many of the largest logits, with their sources.
     """
 
-    variance: bool = False
+    moments: int = 1
     effective_number: bool = False
     entropy: bool = False
     top: int = 0
 
     def values(self, values: Float[Array, "*l v"]) -> Float[Array, "*l u"]:
-        """The values whose weighted sums are needed."""
-        if not self.variance:
-            return values
-        return jnp.concatenate([values, values * values], axis=-1)
+        """The values whose weighted sums are needed: themselves, then their squares, and so on."""
+        powers = [values]
+        for _ in range(1, self.moments):
+            powers.append(powers[-1] * values)
+        return powers[0] if len(powers) == 1 else jnp.concatenate(powers, axis=-1)
 
     def value_size(self, size: int) -> int:
         """Number of entries of those."""
-        return size * (1 + self.variance)
+        return size * self.moments
 
 
 MEAN = Request()

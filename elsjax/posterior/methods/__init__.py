@@ -9,7 +9,10 @@ from elsjax.posterior.methods.products import Products
 from elsjax.posterior.methods.sliding import Sliding
 from elsjax.posterior.softmax import MEAN, Request
 
-__all__ = ["Block", "Method", "Plan", "choose"]
+__all__ = ["METHODS", "Block", "Method", "Plan", "choose"]
+
+# Those of any device; the choice is by their cost.
+METHODS: tuple[type[Method], ...] = (Products, Sliding, Lines, Fourier)
 
 
 def choose(part: Part, request: Request = MEAN, *, use_fused: bool = False) -> Method:
@@ -23,7 +26,6 @@ def choose(part: Part, request: Request = MEAN, *, use_fused: bool = False) -> M
     Returns:
       The method.
     """
-    methods: list[type[Method]] = [Products, Sliding, Lines, Fourier]
-    if use_fused and Fused.answers(request):
-        methods.append(Fused)
-    return min((method(part) for method in methods if method.applies(part)), key=lambda m: m.cost)  # type: ignore[call-arg]
+    fused = (Fused,) if use_fused and Fused.answers(request) else ()
+    applying = (method(part) for method in (*METHODS, *fused) if method.applies(part))  # type: ignore[call-arg]
+    return min(applying, key=lambda method: method.cost)

@@ -84,8 +84,8 @@ class Fourier(Method):
                     "rnhw,nhwc->rhwc", weight_spectra, spectra, precision=lax.Precision.HIGHEST
                 )
             )
-            # Values first, then their squares, as whole images.
-            parts = jnp.split(totals, 1 + request.variance, axis=-1)
+            # Values first, then their squares and so on, as whole images.
+            parts = jnp.split(totals, request.moments, axis=-1)
             totals = jnp.concatenate([part.reshape(rows, -1) for part in parts], axis=-1)
             return weights.sum((1, 2, 3))[None], totals[None]
 
