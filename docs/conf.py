@@ -1,15 +1,17 @@
 """The documentation: `sphinx-build -W docs build/docs` makes it, with nothing from outside."""
 
+import abc
 import os
-import sys
-from pathlib import Path
+import re
 
 import latex2mathml.converter
 from docutils import nodes
+from jaxtyping import ArrayLike
 from sphinx.application import Sphinx
 from sphinx.domains.python import PythonDomain
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
+from sphinx.util.typing import stringify_annotation
 
 # Of the kernels that execute pages: most of their time would be compilation.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
@@ -46,9 +48,15 @@ bibtex_reference_style = "author_year"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_default_options = {
+    "show-inheritance": True,
+    "exclude-members": "tree_flatten,tree_unflatten",
+}
 python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_attr_annotations = False
 
 html_theme = "pydata_sphinx_theme"
 html_title = "elsjax"
@@ -59,6 +67,7 @@ html_show_sourcelink = False
 html_show_sphinx = False
 html_math_renderer = "mathml"
 html_theme_options = {
+    "header_links_before_dropdown": 7,
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
@@ -68,6 +77,7 @@ html_theme_options = {
 }
 
 logger = logging.getLogger(__name__)
+ARRAY_LIKE = stringify_annotation(ArrayLike, "smart")
 
 
 def mathml(translator: nodes.NodeVisitor, node: nodes.Element) -> None:
@@ -77,11 +87,43 @@ def mathml(translator: nodes.NodeVisitor, node: nodes.Element) -> None:
     raise nodes.SkipNode
 
 
-def escape_bars(
+def as_written(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    """Norms in docstrings are no substitutions of reStructuredText."""
-    lines[:] = [line.replace("|", r"\|") if "|" in line else line for line in lines]
+    """Docstrings are plain text: indented formulas stay as they are, norms are no markup."""
+    written: list[str] = []
+    formula = False
+    for line in lines:
+        indented = line.startswith("    ")
+        if indented and not formula and written[-1:] == [""]:
+            written += ["::", ""]
+            formula = True
+        formula = formula and (indented or not line)
+        written.append(line if formula else line.replace("|", r"\|").replace("*", r"\*"))
+    lines[:] = written
+
+
+def shorter(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: object,
+    options: object,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Signatures with the names of types rather than what these stand for."""
+
+    def renamed(part: str) -> str:
+        part = part.replace(ARRAY_LIKE, "ArrayLike").replace("jaxlib._jax.Array", "Array")
+        return re.sub(r"(\w+)\[Array, ('.*?')\] \| \1\[ndarray, \2\]", r"\1[ArrayLike, \2]", part)
+
+    return signature and renamed(signature), returns and renamed(returns)
+
+
+def without_abc(app: Sphinx, name: str, obj: object, options: object, bases: list[type]) -> None:
+    """That a base is abstract is of no interest."""
+    bases[:] = [base for base in bases if base is not abc.ABC]
 
 
 def check_public_names(app: Sphinx, env: BuildEnvironment) -> None:
@@ -100,6 +142,8 @@ def check_public_names(app: Sphinx, env: BuildEnvironment) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """What this page of settings adds to Sphinx."""
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
-    app.connect("autodoc-process-docstring", escape_bars, priority=999)
+    app.connect("autodoc-process-docstring", as_written, priority=100)
+    app.connect("autodoc-process-signature", shorter)
+    app.connect("autodoc-process-bases", without_abc)
     app.connect("env-check-consistency", check_public_names)
     return {"parallel_read_safe": True}
