@@ -3,6 +3,8 @@
 import abc
 import os
 import re
+from pathlib import Path
+from typing import Any
 
 import latex2mathml.converter
 from docutils import nodes
@@ -42,6 +44,7 @@ nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_merge_streams = True
+nb_render_markdown_format = "myst"
 
 bibtex_bibfiles = ["../elsjax/references.bib"]
 bibtex_reference_style = "author_year"
@@ -66,8 +69,14 @@ html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False
 html_math_renderer = "mathml"
+html_favicon = html_logo = "_static/favicon.svg"
+html_context = {"default_mode": "auto"}
+# Beside the text, the pages of a section; a page at the top has none.
+html_sidebars = {path.stem: [] for path in Path(__file__).parent.glob("*.md")}
 html_theme_options = {
     "header_links_before_dropdown": 7,
+    "logo": {"text": "elsjax", "alt_text": "elsjax, start"},
+    "navbar_persistent": ["search-button"],
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
@@ -126,6 +135,21 @@ def without_abc(app: Sphinx, name: str, obj: object, options: object, bases: lis
     bases[:] = [base for base in bases if base is not abc.ABC]
 
 
+def accessible(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """What a screen reader cannot make sense of: a list without terms, a label unlike the text."""
+
+    def lines(signature: re.Match[str]) -> str:
+        divided = re.sub("(</?)dd>", r"\1div>", signature[1])
+        return f'(</span><div class="sig-lines">{divided}</div>'
+
+    if "body" in context:
+        body = re.sub(r"\(</span>\s*<dl>(.*?)</dl>", lines, context["body"], flags=re.DOTALL)
+        label = ' aria-label="Toggle hidden content"'
+        context["body"] = body.replace(f"<summary{label}>", "<summary>")
+
+
 def check_public_names(app: Sphinx, env: BuildEnvironment) -> None:
     """Warns, and so fails the build, of public names that the API pages leave out."""
     domain = env.domains["py"]
@@ -145,5 +169,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", as_written, priority=100)
     app.connect("autodoc-process-signature", shorter)
     app.connect("autodoc-process-bases", without_abc)
+    app.connect("html-page-context", accessible)
     app.connect("env-check-consistency", check_public_names)
     return {"parallel_read_safe": True}
