@@ -8,6 +8,7 @@ runs the reverse process with them or with a network.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from elsjax.citations import citation
 from elsjax.data.datasets import Dataset, load_dataset
 from elsjax.experiments.calibration import Calibration, calibrate
 from elsjax.experiments.comparison import Comparison, compare
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from elsjax.nn.zoo import load_pretrained
     from elsjax.training.config import TrainingConfig
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Calibration",
@@ -57,6 +58,7 @@ __all__ = [
     "Trajectory",
     "WindowSchedule",
     "calibrate",
+    "citation",
     "compare",
     "from_torch_state_dict",
     "initial_noise",

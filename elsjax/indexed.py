@@ -16,6 +16,7 @@ from elsjax.posterior.training_set import TrainingSet
 from elsjax.process.denoisers import Denoiser
 from elsjax.process.schedules import Schedule
 from elsjax.process.windows import WindowSchedule
+from elsjax.references import Reference
 
 
 class Exact(Protocol):
@@ -27,6 +28,9 @@ class Exact(Protocol):
     training_set: TrainingSet
     memory_budget: int | None
     block_size: int | None
+
+    @property
+    def references(self) -> tuple[Reference, ...]: ...  # noqa: D102
 
     def dictionary(self, window: int | None) -> Dictionary: ...  # noqa: D102
 
@@ -68,6 +72,11 @@ class IndexedMachine(Denoiser):
     def mesh(self) -> jax.sharding.Mesh | None:
         """The devices that its indices lie on; None for one."""
         return self.machine.training_set.mesh
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """What to cite for the exact machine."""
+        return self.machine.references
 
     @property
     def window(self) -> int | WindowSchedule | None:

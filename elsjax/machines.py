@@ -20,6 +20,7 @@ from elsjax.posterior.training_set import TrainingSet
 from elsjax.process.denoisers import Denoiser
 from elsjax.process.schedules import CosineSchedule, Schedule
 from elsjax.process.windows import WindowSchedule
+from elsjax.references import Reference
 
 Window = int | WindowSchedule | None
 
@@ -120,6 +121,11 @@ class ScoreMachine(Denoiser):
     def mesh(self) -> jax.sharding.Mesh | None:
         """The devices that share the work; None for one."""
         return self.training_set.mesh
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """What to cite for score machines, and for its schedule."""
+        return (Reference("kamb2025", "the theory of score machines"), *super().references)
 
     def with_window(self, window: Window) -> Self:
         """The same machine, and the same images, seen through another window.

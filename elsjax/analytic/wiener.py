@@ -2,9 +2,9 @@
 
     E[x_0 | x_t] = mu + alpha S (alpha² S + sigma² I)⁻¹ (x_t - alpha mu)
 
-with the mean mu and the covariance S of the training images, whole ones, divisor N. It is the
-posterior mean for Gaussian images, and the unit of held-out error: what a denoiser gains over it
-is what it knows of images beyond their second moments.
+(Wiener 1949), with the mean mu and the covariance S of the training images, whole ones, divisor N.
+It is the posterior mean for Gaussian images, and the unit of held-out error: what a denoiser gains
+over it is what it knows of images beyond their second moments.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from elsjax import checks
 from elsjax.pixels import to_float
 from elsjax.process.denoisers import Denoiser
 from elsjax.process.schedules import CosineSchedule, Schedule
+from elsjax.references import Reference
 
 _BLOCK = 1024  # images in float64 at once
 
@@ -40,6 +41,11 @@ class WienerFilter(Denoiser):
     directions: Float[Array, "d d"]
     image_shape: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
     schedule: Schedule = dataclasses.field(metadata={"static": True})
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """What to cite for the filter, and for its schedule."""
+        return (Reference("wiener1949", "the Wiener filter"), *super().references)
 
     def posterior_mean(
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None

@@ -16,10 +16,13 @@ from jaxtyping import Float, Float32, Int32, UInt8
 from elsjax import checks, pixels
 from elsjax.data import archives, image_files, tfds_source
 from elsjax.data.image_files import Arrays, Progress
+from elsjax.references import Cited, Reference
+
+_EMBEDDED = "mnist5k"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(Cited):
     """Images with their labels, in memory.
 
     Args:
@@ -41,9 +44,25 @@ class Dataset:
         """The images as float32 [N, H, W, C] in [-1, 1], computed from the pixels at each call."""
         return pixels.to_float(self.pixels)
 
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """What to cite for it; nothing is known of images of one's own."""
+        return dataset_references(self.name) if self.name in named_datasets() else ()
+
     def __len__(self) -> int:
         """The number of images, N."""
         return len(self.pixels)
+
+
+def named_datasets() -> tuple[str, ...]:
+    """The names that `load_dataset` knows, the embedded data set first."""
+    return (_EMBEDDED, *tfds_source.SOURCES)
+
+
+def dataset_references(name: str) -> tuple[Reference, ...]:
+    """What to cite for a data set, one of `named_datasets`."""
+    checks.one_of("name", name, named_datasets())
+    return (tfds_source.SOURCES["mnist" if name == _EMBEDDED else name].reference,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +140,7 @@ def load_dataset(
         arrays = tfds_source.load(
             name, split, directory, limit=limit, image_size=image_size, progress=progress
         )
-    elif name == "mnist5k":
+    elif name == _EMBEDDED:
         checks.one_of("split", split, ("train",))
         arrays = _read_mnist5k(limit, image_size)
     elif name and os.path.isdir(path):
@@ -150,7 +169,7 @@ def available_datasets(
     """
     summaries = [
         DatasetSummary(
-            "mnist5k",
+            _EMBEDDED,
             "handwritten digits, 500 of each, from MNIST's training set",
             {"train": 5000},
             (28, 28, 1),
@@ -177,7 +196,7 @@ def _unknown(name: str, path: Path) -> str:
     if name and os.path.isfile(path):
         image = path.suffix.lower() in image_files.IMAGE_SUFFIXES
         found = "is a single image" if image else "is a file of another kind"
-    known = ", ".join(["mnist5k", *tfds_source.SOURCES])
+    known = ", ".join(named_datasets())
     return (
         f"name={name!r} {found}; expected one of {known}, or the path of a folder of images, "
         "of an .npz archive or of an .npy file"

@@ -24,6 +24,7 @@ import numpy as np
 
 from elsjax import checks, storage
 from elsjax.data.image_files import Arrays, Progress, number_to_load, resize
+from elsjax.references import Reference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +36,14 @@ class Source:
       splits: number of images by split.
       shape: height, width and channels of an image.
       label_names: names of the classes, None for a set without labels.
+      reference: what to cite for it.
     """
 
     description: str
     splits: dict[str, int]
     shape: tuple[int, int, int]
     label_names: tuple[str, ...] | None
+    reference: Reference
 
 
 SOURCES = {
@@ -49,6 +52,7 @@ SOURCES = {
         {"train": 60_000, "test": 10_000},
         (28, 28, 1),
         tuple("0123456789"),
+        Reference("lecun1998", "MNIST"),
     ),
     "fashion_mnist": Source(
         "articles of clothing",
@@ -58,18 +62,21 @@ SOURCES = {
             *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
             *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
         ),
+        Reference("xiao2017", "FashionMNIST"),
     ),
     "cifar10": Source(
         "natural images in 10 classes",
         {"train": 50_000, "test": 10_000},
         (32, 32, 3),
         tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
+        Reference("krizhevsky2009", "CIFAR10"),
     ),
     "celeb_a": Source(
         "faces, aligned and cropped",
         {"train": 162_770, "validation": 19_867, "test": 19_962},
         (218, 178, 3),
         None,
+        Reference("liu2015", "CelebA"),
     ),
 }
 

@@ -26,8 +26,9 @@ from elsjax.experiments.measures import median_interval, pearson_r, r2
 from elsjax.experiments.sampling import ResumableSampler, Samples
 from elsjax.experiments.states import States
 from elsjax.process.denoisers import Denoiser
-from elsjax.process.sampling import Solver
+from elsjax.process.sampling import Solver, solver_references
 from elsjax.process.windows import WindowSchedule
+from elsjax.references import Cited, Reference
 
 Protocol = Literal["late", "aligned", "published"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
@@ -36,7 +37,7 @@ MEASURES = ("pearson_r", "pearson_r2", "r2")
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class Comparison(Cited):
     """Samples of a network and of machines from the same noise, and how they agree.
 
     What is undefined for a sample, because one of its images is constant or not finite, is NaN.
@@ -57,6 +58,12 @@ class Comparison:
     solver: Solver
     network: Mapping[int, Samples]
     machines: Mapping[str, Samples]
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """What to cite for comparing machines with a network, and for the solver."""
+        compared = Reference("kamb2025", "the comparison of machines with a network")
+        return (compared, *solver_references(self.solver))
 
     def measures(self, machine: str, network_steps: int) -> dict[str, Float[np.ndarray, " b"]]:
         """How well a machine predicts each sample of the network.

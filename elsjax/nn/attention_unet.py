@@ -13,6 +13,7 @@ from elsjax import checks
 from elsjax.nn.encoder_decoder import EncoderDecoder, Shift
 from elsjax.nn.layers import PRECISION, Padding, conv, group_norm, linear
 from elsjax.nn.network import Prediction
+from elsjax.references import Reference
 
 
 class SelfAttention(nnx.Module):
@@ -108,6 +109,8 @@ class AttentionBlock(nnx.Module):
 class AttentionUNet(EncoderDecoder):
     """The UNet of residual blocks with group normalisation, and self-attention at some resolutions.
 
+    After the UNet of Ho et al. (2020), appendix B, with one block a resolution.
+
     Attention and normalisation both reach over the whole image, whatever the padding. Attention
     has no positions: with circular padding the network commutes with the shifts of a `UNet`.
 
@@ -170,6 +173,11 @@ class AttentionUNet(EncoderDecoder):
             dtype=self.dtype,
             rngs=rngs,
         )
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """What to cite for its architecture, its prediction and its schedule."""
+        return (Reference("ho2020", "the UNet with attention"), *super().references)
 
     @property
     def receptive_field(self) -> int:

@@ -20,7 +20,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from elsjax import checks, parallel
 from elsjax.nn.layers import PADDINGS, Padding
-from elsjax.process.denoisers import LEAST_SIGNAL, Denoiser, Form, Predictor
+from elsjax.process.denoisers import LEAST_SIGNAL, Denoiser
+from elsjax.process.predictions import Form, Predictor
 from elsjax.process.schedules import CosineSchedule, Schedule
 
 Prediction = Literal["noise", "velocity", "x0"]

@@ -9,6 +9,7 @@ from elsjax import checks
 from elsjax.nn.embedding import Embedding
 from elsjax.nn.layers import conv, group_norm, linear, per_pixel
 from elsjax.nn.network import Network
+from elsjax.references import Reference
 
 
 class TimeShift(nnx.Module):
@@ -103,6 +104,11 @@ class ResNet(Network):
 
     def _normalize(self, index: int, h: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         return h if self.norms is None else self.norms[index](h)
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """What to cite for its architecture, its prediction and its schedule."""
+        return (Reference("kamb2025", "the ResNet"), *super().references)
 
     @property
     def receptive_field(self) -> int:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from elsjax import checks
 from elsjax.nn.encoder_decoder import EncoderDecoder, Shift
 from elsjax.nn.layers import Padding, conv, group_norm
+from elsjax.references import Reference
 
 
 class Block(nnx.Module):
@@ -120,6 +121,11 @@ class UNet(EncoderDecoder):
         if not self.last_normalized:
             return None
         return _norm(self.widths[0], dtype=self.dtype, rngs=rngs)
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """What to cite for its architecture, its prediction and its schedule."""
+        return (Reference("kamb2025", "the UNet"), *super().references)
 
     @property
     def receptive_field(self) -> int:

@@ -6,7 +6,8 @@ The path B belongs to the key of a sample alone, so all time grids and all denoi
 
 lambda runs over many decades, so the path is resolved relative to it. Band k, in which the root
 alpha / sigma doubles from 2^k, has draws of its own. Within a band the path is halved again and
-again (Lévy's construction), and straight over the last millionths of the band.
+again (Lévy's construction, with a key for each node: the virtual Brownian tree of Li et al. 2020),
+and straight over the last millionths of the band.
 """
 
 import math

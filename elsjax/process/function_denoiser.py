@@ -8,8 +8,9 @@ For x_t = alpha x_0 + sigma eps, alpha² + sigma² = 1, the function returns an 
     score     s = (alpha x_0 - x_t) / sigma²     x_0 = (x_t + sigma² s) / alpha
     edm       x_0, as D(x_t / alpha; sigma / alpha)
 
-(Ho et al. 2020; Salimans & Ho 2022; Song et al. 2021, s = grad log p_t; Karras et al. 2022). D
-takes y = x_0 + n with noise n of any level, as x_t / alpha is with noise of level sigma / alpha.
+(Ho et al. 2020; Salimans & Ho 2022; Song, Sohl-Dickstein et al. 2021, s = grad log p_t; Karras et
+al. 2022). D takes y = x_0 + n with noise n of any level, as x_t / alpha is with noise of level
+sigma / alpha.
 """
 
 import dataclasses
@@ -22,7 +23,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from elsjax import checks
-from elsjax.process.denoisers import LEAST_SIGNAL, Output, Predictor, per_image
+from elsjax.process.denoisers import LEAST_SIGNAL, per_image
+from elsjax.process.predictions import Output, Predictor
 from elsjax.process.schedules import CosineSchedule, Schedule
 
 Function = Callable[[Float[Array, "b h w c"], Float[Array, " b"], Int[Array, " b"] | None], Any]

@@ -4,13 +4,14 @@ Each step from t to s < t uses the posterior mean x0 = E[x_0 | x_t] and the nois
 eps = (x_t - alpha_t x0) / sigma_t:
 
     ddim       x_s = alpha_s x0 + sigma_s eps: the probability-flow ODE in exponential form, first
-               order (Song et al. 2021, equation 12 with eta = 0)
+               order (Song, Meng & Ermon 2021, equation 12 with eta = 0)
     heun       the same ODE, d(x / alpha) / d(sigma / alpha) = eps, by Heun's second-order method
                (Karras et al. 2022, algorithm 1); two evaluations a step, one for the last
     ancestral  the reverse SDE: x_s = alpha_s x0 + sqrt(sigma_s² - eta²) eps + eta z, with
-               eta = (sigma_s / sigma_t) sqrt(1 - alpha_t² / alpha_s²) (DDPM; Song et al. 2021,
-               equation 16 with eta = 1). z is the increment of one Brownian path a sample, so that
-               any two grids and denoisers see the same noise; see `elsjax.process.brownian`
+               eta = (sigma_s / sigma_t) sqrt(1 - alpha_t² / alpha_s²) (DDPM, Ho et al. 2020; Song,
+               Meng & Ermon 2021, equation 16 with eta = 1). z is the increment of one Brownian path
+               a sample, so that any two grids and denoisers see the same noise; see
+               `elsjax.process.brownian`
 
 A step to t = 0 returns x0 itself, whatever the solver.
 """
@@ -28,9 +29,21 @@ from elsjax import checks, parallel
 from elsjax.process import brownian
 from elsjax.process.denoisers import LEAST_SIGNAL, Denoiser, check_signal, noise_from_x0, per_image
 from elsjax.process.schedules import Schedule
+from elsjax.references import Reference
 
 Solver = Literal["ddim", "heun", "ancestral"]
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
+
+_DDIM = Reference("song2021ddim", "the DDIM solver")
+_REFERENCES: dict[str, tuple[Reference, ...]] = {
+    "ddim": (_DDIM,),
+    "heun": (Reference("karras2022", "Heun's method"),),
+    "ancestral": (
+        Reference("ho2020", "ancestral sampling"),
+        Reference("elalaoui2022", "stochastic localization"),
+        Reference("li2020", "the virtual Brownian tree"),
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +79,12 @@ class Trajectory:
     times: Float[Array, " states"]
     x: Float[Array, "states b h w c"]
     x0: Float[Array, "states-1 b h w c"]
+
+
+def solver_references(solver: str) -> tuple[Reference, ...]:
+    """What to cite for a solver, one of `SOLVERS`."""
+    checks.one_of("solver", solver, SOLVERS)
+    return _REFERENCES[solver]
 
 
 def sample_keys(key: Key[Array, ""], num_samples: int) -> Key[Array, " b"]:

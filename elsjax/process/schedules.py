@@ -17,12 +17,13 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from elsjax import checks
+from elsjax.references import Cited, Reference
 
 _MOST_STEPS = 10**6  # of a table that is made at every call
 _LONGEST = 1e6  # relaxation times, after a few dozen of which no signal is left
 
 
-class Schedule(abc.ABC):
+class Schedule(Cited, abc.ABC):
     """A variance-preserving noise schedule."""
 
     @abc.abstractmethod
@@ -87,6 +88,11 @@ class CosineSchedule(Schedule):
         # At t = 1 with the largest offset the cosine is 0, or a rounding error below.
         return jnp.maximum(jnp.cos(angle), 0), jnp.sin(angle)
 
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """See `Cited.references`."""
+        return (Reference("nichol2021", "the cosine schedule"),)
+
 
 @dataclasses.dataclass(frozen=True)
 class LinearBetaSchedule(Schedule):
@@ -120,6 +126,11 @@ class LinearBetaSchedule(Schedule):
         knots = np.linspace(0.0, 1.0, self.num_steps + 1)
         t = jnp.asarray(t, jnp.result_type(float))
         return _from_log_alpha(jnp.interp(t, jnp.asarray(knots), jnp.asarray(log_alpha)))
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """See `Cited.references`."""
+        return (Reference("ho2020", "the linear schedule of beta"),)
 
 
 @dataclasses.dataclass(frozen=True)

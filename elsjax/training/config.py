@@ -4,13 +4,14 @@ import dataclasses
 from typing import Literal, get_args
 
 from elsjax import checks
+from elsjax.references import Cited, Reference
 
 Precision = Literal["float32", "bfloat16"]
 LossWeighting = Literal["uniform", "min_snr"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Cited):
     """How to train; the defaults converge in hours on a CPU.
 
     The published training is 300 epochs with batch_size=128, learning_rate=1e-4,
@@ -61,3 +62,10 @@ class TrainingConfig:
             checks.in_range("clip_norm", self.clip_norm, 0.0, float("inf"), open_ends=True)
         checks.one_of("loss_weighting", self.loss_weighting, get_args(LossWeighting))
         checks.one_of("precision", self.precision, get_args(Precision))
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """What to cite for the weights of the times in the loss."""
+        if self.loss_weighting == "uniform":
+            return ()
+        return (Reference("hang2023", "the min-SNR weights of the loss"),)
