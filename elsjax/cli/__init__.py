@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _own_warnings():
             if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
                 _keep_programs()
-            _parse(sys.argv[1:] if arguments is None else arguments)()
+            parse(sys.argv[1:] if arguments is None else arguments)()
             sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
@@ -119,8 +119,18 @@ def _own_warnings() -> Iterator[None]:
         yield
 
 
-def _parse(arguments: Sequence[str]) -> Command:
-    """The command that the words ask for; ValueError, in one line, if they ask for none."""
+def parse(arguments: Sequence[str]) -> Command:
+    """The command that words ask for; calling it runs it.
+
+    Args:
+      arguments: words after the program's name.
+
+    Returns:
+      The command, whose options are of the right types; what they mean is checked as it runs.
+
+    Raises:
+      ValueError: if the words ask for no command; the message is one line.
+    """
 
     def refuse(event: parsing.ParseErrorEvent) -> None:
         raise ValueError(f"{_complaint(event)} (see {event.prog} --help)")
