@@ -1,27 +1,30 @@
+"""The notebooks are executed as the site is built; here, that they are what it needs."""
+
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
-from environment import FAST
-from nbclient import NotebookClient
 
-NOTEBOOKS = sorted(Path(__file__).resolve().parents[1].glob("notebooks/*.ipynb"))
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 
 
-@pytest.mark.filterwarnings("default")  # of the notebook machinery, none of ours
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_and_is_stored_without_outputs(monkeypatch, path):
+def test_notebook_is_valid_and_stored_without_outputs(path):
     notebook = nbformat.read(path, as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells)
-    # Compiled fast, what it computes takes long; so of fewer images.
-    monkeypatch.setenv("XLA_FLAGS", FAST)
-    for cell in notebook.cells:
-        cell.source = cell.source.replace("limit=400", "limit=10")
-    NotebookClient(notebook, timeout=300).execute()
-    pictures = [
-        output
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if "image/png" in output.get("data", {})
-    ]
-    assert pictures
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+
+
+def test_every_notebook_is_in_a_toctree():
+    toctrees = "".join(
+        toctree
+        for page in ROOT.glob("docs/**/*.md")
+        for toctree in re.findall(r"^```{toctree}\n(.*?)^```", page.read_text(), re.M | re.S)
+    )
+    assert NOTEBOOKS
+    for path in NOTEBOOKS:
+        assert re.search(rf"\bnotebooks/{path.stem}$", toctrees, re.MULTILINE), path
