@@ -1,7 +1,6 @@
 """The examples of the README and of the documentation: Python blocks run, commands are parsed.
 
-Pages that the site executes as it is built (MyST-NB) hold their code in cells, which are not looked
-at here.
+Pages that the site executes as it is built (MyST-NB) hold their code in cells; they do not run here.
 """
 
 import ast
@@ -17,7 +16,12 @@ from elsjax import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
-NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+RUN_HERE = [page for page in PAGES if "file_format: mystnb" not in page.read_text()]
+LANGUAGES = {"bash", "bibtex", "json", "python", "text"}  # of fences that are no directives
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
 
 
 def blocks(text, language):
@@ -37,9 +41,8 @@ def run(block, names):
             exec(compile(ast.Module([statement], []), "block", "exec"), names)
         if isinstance(statement, ast.Assign):
             value = eval(ast.unparse(statement.targets[0]), names)
-        said = re.search(
-            r"# \[(\d+(?:, \d+)*)\]", " ".join(lines[statement.lineno - 1 : statement.end_lineno])
-        )
+        source = "\n".join(lines[statement.lineno - 1 : statement.end_lineno])
+        said = re.search(r"# \[(\d+(?:, \d+)*)\]", source)
         if said is not None:
             shape = tuple(map(int, said[1].split(", ")))
             assert np.shape(value) == shape, ast.unparse(statement)
@@ -92,7 +95,7 @@ def is_of_normal_pixels(denoiser, noise, **_):
     np.testing.assert_allclose(denoiser.denoise(noise, 0.5), alpha * noise, rtol=1e-5)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", RUN_HERE, ids=name_of)
 @pytest.mark.usefixtures("small")
 def test_python_blocks_run(page):
     names = run_page(page.read_text(), torch=False)
@@ -101,9 +104,7 @@ def test_python_blocks_run(page):
 
 
 @pytest.mark.parametrize(
-    "page",
-    [page for page in PAGES if "import torch" in page.read_text()],
-    ids=lambda page: page.stem,
+    "page", [page for page in RUN_HERE if "import torch" in page.read_text()], ids=name_of
 )
 @pytest.mark.usefixtures("small")
 def test_pytorch_blocks_run(page):
@@ -111,7 +112,7 @@ def test_pytorch_blocks_run(page):
     run_page(page.read_text(), torch=True)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_are_parsed(page):
     for words in commands(page.read_text()):
         assert callable(cli.parse(words)), words
@@ -120,8 +121,10 @@ def test_commands_are_parsed(page):
 def test_no_block_is_overlooked():
     for page in PAGES:
         text = page.read_text()
+        languages = re.findall(r"^[ >]*(?:```+|~~~+) *(\w\S*)", text, re.MULTILINE)
+        assert set(languages) <= LANGUAGES, page
         for language in ("python", "bash"):
-            assert len(blocks(text, language)) == text.count(f"```{language}"), page
+            assert len(blocks(text, language)) == languages.count(language), page
     of_readme = (ROOT / "README.md").read_text()
     assert blocks(of_readme, "python")
     assert ["compare"] in commands(of_readme)
