@@ -3,6 +3,7 @@
 import abc
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import elsjax
+
+# A page lies below the folder of this file, and links do not go through a symbolic link.
+shutil.copytree("../notebooks", "notebooks", dirs_exist_ok=True)
 
 project = "elsjax"
 author = "The elsjax authors"
