@@ -1,6 +1,6 @@
 """The examples of the README and of the documentation: Python blocks run, commands are parsed.
 
-Pages that the site executes as it is built (MyST-NB) hold their code in cells; they do not run here.
+Pages that the site executes as it is built (MyST-NB) have their code in cells, and do not run here.
 """
 
 import ast
