@@ -86,7 +86,6 @@ def test_without_arguments_the_library_and_the_paper_are_cited(capsys):
         (function_denoiser("edm"), ["karras2022"]),
         (function_denoiser("edm", elsjax.CosineSchedule()), ["karras2022", "nichol2021"]),
     ],
-    ids=str,
 )
 def test_what_was_used_is_cited(used, expected):
     assert keys(used) == ALWAYS + expected
