@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ _LARGEST_SIDE = 2**15  # of a figure, in pixels; matplotlib draws no more than t
 
 
 def sample_figure(
-    columns: Sequence[tuple[str, Float[np.ndarray, "b h w c"]]],
+    columns: Sequence[tuple[str, Float[Array | np.ndarray, "b h w c"]]],
     captions: Sequence[Sequence[str]] | None = None,
 ) -> Figure:
     """A grid of images: one row for each sample, one column for each of its stages.
@@ -38,11 +38,12 @@ def sample_figure(
     Raises:
       ValueError: if there are no images.
     """
-    _not_empty("columns", [image for _, images in columns for image in images])
-    num_rows = max(len(images) for _, images in columns)
-    figure = _figure(1.15 * len(columns) + 0.1, 1.25 * num_rows + 0.35, dpi=150)
-    axes = figure.subplots(num_rows, len(columns), squeeze=False)
-    for column, (title, images) in enumerate(columns):
+    stages = [(title, np.asarray(images)) for title, images in columns]
+    _not_empty("columns", [image for _, images in stages for image in images])
+    num_rows = max(len(images) for _, images in stages)
+    figure = _figure(1.15 * len(stages) + 0.1, 1.25 * num_rows + 0.35, dpi=150)
+    axes = figure.subplots(num_rows, len(stages), squeeze=False)
+    for column, (title, images) in enumerate(stages):
         axes[0, column].set_title(_shortened(title, _TITLE_LENGTH), fontsize=8, parse_math=False)
         for row, image in enumerate(images):
             ax = axes[row, column]
@@ -56,7 +57,7 @@ def sample_figure(
     return figure
 
 
-def grid_figure(images: Float[np.ndarray, "b h w c"], num_columns: int = 8) -> Figure:
+def grid_figure(images: Float[Array | np.ndarray, "b h w c"], num_columns: int = 8) -> Figure:
     """Images side by side, row by row.
 
     Args:
@@ -69,6 +70,7 @@ def grid_figure(images: Float[np.ndarray, "b h w c"], num_columns: int = 8) -> F
     Raises:
       ValueError: if there are no images.
     """
+    images = np.asarray(images)
     _not_empty("images", images)
     num_rows = -(-len(images) // num_columns)
     figure = _figure(num_columns, num_rows, dpi=100)
@@ -81,7 +83,9 @@ def grid_figure(images: Float[np.ndarray, "b h w c"], num_columns: int = 8) -> F
     return figure
 
 
-def loss_figure(losses: Float[np.ndarray, " steps"], heldout: HeldoutCurve | None = None) -> Figure:
+def loss_figure(
+    losses: Float[Array | np.ndarray, " steps"], heldout: HeldoutCurve | None = None
+) -> Figure:
     """The loss of each step of training, and its mean over the steps around it.
 
     Args:
@@ -93,6 +97,7 @@ def loss_figure(losses: Float[np.ndarray, " steps"], heldout: HeldoutCurve | Non
     """
     figure = Figure(figsize=(6, 4) if heldout is None else (11, 4), dpi=100, layout="constrained")
     ax, *rest = figure.subplots(1, 1 if heldout is None else 2, squeeze=False)[0]
+    losses = np.asarray(losses)
     ax.plot(np.arange(1, len(losses) + 1), losses, color="0.8", linewidth=0.5)
     width = max(1, len(losses) // 50)
     steps = np.arange(len(losses) // width) * width
@@ -152,7 +157,9 @@ def timing_figure(rows: Sequence[Mapping[str, Any]], options: Sequence[str]) -> 
 
 
 def scatter_figure(
-    points: Mapping[str, Float[np.ndarray, " b"]], baseline: Float[np.ndarray, " b"], name: str
+    points: Mapping[str, Float[Array | np.ndarray, " b"]],
+    baseline: Float[Array | np.ndarray, " b"],
+    name: str,
 ) -> Figure:
     """How well machines predict each sample, against how well a baseline does.
 
@@ -164,6 +171,7 @@ def scatter_figure(
     Returns:
       The figure; above the diagonal a machine is better than the baseline.
     """
+    baseline = np.asarray(baseline)
     points = {machine: np.where(np.isnan(baseline), np.nan, v) for machine, v in points.items()}
     figure = Figure(figsize=(4.5, 4), dpi=120, layout="constrained")
     ax = figure.subplots()
@@ -177,7 +185,7 @@ def scatter_figure(
 
 
 def agreement_figure(
-    times: Float[np.ndarray, " s"], lines: Mapping[str, Float[np.ndarray, "s b"]]
+    times: Float[Array | np.ndarray, " s"], lines: Mapping[str, Float[Array | np.ndarray, "s b"]]
 ) -> Figure:
     """How well machines predict what the network expects, along the reverse process.
 
@@ -192,7 +200,9 @@ def agreement_figure(
     """
     figure = Figure(figsize=(5.5, 4), dpi=120, layout="constrained")
     ax = figure.subplots()
-    for number, (machine, values) in enumerate(lines.items()):
+    times = np.asarray(times)
+    for number, (machine, found) in enumerate(lines.items()):
+        values = np.asarray(found)
         there = ~np.isnan(values).all(1)
         if not there.any():
             continue
@@ -205,10 +215,10 @@ def agreement_figure(
 
 
 def calibration_figure(
-    times: Float[np.ndarray, " s"],
+    times: Float[Array | np.ndarray, " s"],
     windows: Sequence[int],
-    cosine: Float[np.ndarray, "s w"],
-    lines: Mapping[str, Float[np.ndarray, " s"]],
+    cosine: Float[Array | np.ndarray, "s w"],
+    lines: Mapping[str, Float[Array | np.ndarray, " s"]],
 ) -> Figure:
     """How well each window's machine predicts a network's noise, and window schedules P(t).
 
@@ -224,12 +234,13 @@ def calibration_figure(
     """
     figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
     ax = figure.subplots()
+    cosine = np.asarray(cosine)
     lost = np.log10(np.maximum(cosine.max(1, keepdims=True) - cosine, 1e-7))
     mesh = ax.pcolormesh(times, windows, lost.T, cmap="gray_r", shading="nearest")
     figure.colorbar(mesh, label="log10 of the loss in cosine similarity")
     for name, sides in lines.items():
         ax.plot(times, sides, "o-", markersize=3, label=_shortened(name, _LABEL_LENGTH))
-    ax.set(xlabel="time t", ylabel="window P")
+    ax.set(xlabel="time t", ylabel="window P", yticks=windows)
     _legend(ax, loc="upper left")
     return figure
 
