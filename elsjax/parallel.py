@@ -42,6 +42,7 @@ def usable_cores(root: Path = Path("/")) -> int:
     Returns:
       The number of cores, at least 1; a part of a core counts as one.
     """
+    cores: int | None
     if hasattr(os, "process_cpu_count"):  # from Python 3.13 on
         cores = os.process_cpu_count()
     elif hasattr(os, "sched_getaffinity"):
