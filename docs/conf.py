@@ -142,7 +142,7 @@ def without_abc(app: Sphinx, name: str, obj: object, options: object, bases: lis
 def accessible(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """What a screen reader cannot make sense of: a list without terms, a label unlike the text."""
+    """What screen readers cannot make sense of: lists without terms or items, labels of nothing."""
 
     def lines(signature: re.Match[str]) -> str:
         divided = re.sub("(</?)dd>", r"\1div>", signature[1])
@@ -151,6 +151,7 @@ def accessible(
     if "body" in context:
         body = re.sub(r"\(</span>\s*<dl>(.*?)</dl>", lines, context["body"], flags=re.DOTALL)
         label = ' aria-label="Toggle hidden content"'
+        body = body.replace('role="doc-biblioentry"', 'role="listitem"')
         context["body"] = body.replace(f"<summary{label}>", "<summary>")
 
 
