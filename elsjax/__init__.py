@@ -12,7 +12,9 @@ from elsjax.citations import citation
 from elsjax.data.datasets import Dataset, load_dataset
 from elsjax.experiments.calibration import Calibration, calibrate
 from elsjax.experiments.comparison import Comparison, compare
+from elsjax.experiments.consistency import local_consistency
 from elsjax.experiments.measures import nearest_images, pearson_r, pearson_r2, r2
+from elsjax.experiments.pieces import Pieces, fewest_pieces
 from elsjax.indexed import IndexedMachine
 from elsjax.machines import ScoreMachine
 from elsjax.parallel import make_mesh
@@ -30,6 +32,7 @@ from elsjax.process.windows import WindowSchedule, published_windows
 
 if TYPE_CHECKING:
     from elsjax import nn
+    from elsjax.experiments.tiles import Tiles, source_pieces
     from elsjax.experiments.training import TrainingResult, train
     from elsjax.interop.state_dicts import from_torch_state_dict
     from elsjax.nn.files import load_network, save_network
@@ -48,10 +51,12 @@ __all__ = [
     "FunctionDenoiser",
     "IndexedMachine",
     "LinearBetaSchedule",
+    "Pieces",
     "Posterior",
     "Schedule",
     "ScoreMachine",
     "Step",
+    "Tiles",
     "Top",
     "TrainingConfig",
     "TrainingResult",
@@ -60,11 +65,13 @@ __all__ = [
     "calibrate",
     "citation",
     "compare",
+    "fewest_pieces",
     "from_torch_state_dict",
     "initial_noise",
     "load_dataset",
     "load_network",
     "load_pretrained",
+    "local_consistency",
     "make_mesh",
     "nearest_images",
     "nn",
@@ -75,18 +82,21 @@ __all__ = [
     "reverse_process",
     "sample",
     "save_network",
+    "source_pieces",
     "train",
 ]
 
 
-# What needs Flax is loaded when it is first asked for.
+# What needs Flax or SciPy is loaded when it is first asked for.
 _LAZY = {
+    "Tiles": "elsjax.experiments.tiles",
     "TrainingResult": "elsjax.experiments.training",
     "TrainingConfig": "elsjax.training.config",
     "from_torch_state_dict": "elsjax.interop.state_dicts",
     "load_network": "elsjax.nn.files",
     "load_pretrained": "elsjax.nn.zoo",
     "save_network": "elsjax.nn.files",
+    "source_pieces": "elsjax.experiments.tiles",
     "train": "elsjax.experiments.training",
 }
 

@@ -190,6 +190,19 @@ def noisy_images(
     return images
 
 
+def clean_images(
+    name: str, value: Any, image_shape: tuple[int, int, int] | None = None
+) -> np.ndarray:
+    """Returns value; raises ValueError unless it is [B, H, W, C], uint8 or finite floats."""
+    if isinstance(value, jax.core.Tracer):
+        raise ValueError(f"{name} must be values, not traced by a transformation of JAX")
+    images = np.asarray(array(name, value))
+    if images.dtype != np.uint8:
+        return np.asarray(noisy_images(name, images, image_shape))
+    _image_axes(name, images, image_shape)
+    return images
+
+
 def training_images(name: str, value: Any) -> np.ndarray:
     """Returns value; raises ValueError unless it is [N, H, W, C], uint8 or floats in [-1, 1].
 

@@ -64,7 +64,7 @@ def r2(
     """
     prediction, target = _images("prediction", prediction), _images("target", target)
     _check_pair("prediction", prediction, "target", target)
-    _warn_of_scales("prediction", prediction, "target", target)
+    warn_of_scales("prediction", prediction, "target", target)
     return _r2(prediction, target)
 
 
@@ -124,7 +124,7 @@ def nearest_images(
             f"samples and images have shapes {list(samples.shape)} and {list(images.shape)}; "
             "expected [batch, height, width, channels], the same but for the batch"
         )
-    _warn_of_scales("samples", samples, "images", images)
+    warn_of_scales("samples", samples, "images", images)
     return _nearest_images(samples, images)
 
 
@@ -200,7 +200,7 @@ def _check_pair(name: str, a: Array, other: str, b: Array) -> None:
         )
 
 
-def _warn_of_scales(name: str, a: Array, other: str, b: Array) -> None:
+def warn_of_scales(name: str, a: Array | np.ndarray, other: str, b: Array | np.ndarray) -> None:
     """Warns where one of two arrays seems to be in [-1, 1] and the other in other units."""
     spans = []
     for array in (a, b):
