@@ -238,12 +238,17 @@ def training_images(name: str, value: Any) -> np.ndarray:
             f"{name} has values from {low:g} to {high:g}; expected [-1, 1]: give uint8, or "
             f"{name} / 127.5 - 1 where 255 is white"
         )
+    warn_of_no_black(name, low, high)
+    return images
+
+
+def warn_of_no_black(name: str, low: float, high: float) -> None:
+    """Warns where values from low to high seem to be of images in which 0 is black."""
     if low >= 0 < high:
         warn(
             f"{name} has values from {low:g} to {high:g}, taken as they are: -1 is black, 0 grey. "
             f"If 0 is black, give 2 * {name} - 1"
         )
-    return images
 
 
 def _image_axes(name: str, images: Any, image_shape: tuple[int, int, int] | None) -> None:

@@ -71,6 +71,11 @@ def test_limbs_refuse(images, message):
         excess_limbs(images)
 
 
+def test_images_in_which_0_seems_black_give_a_warning():
+    with pytest.warns(UserWarning, match="taken as they are: -1 is black"):
+        excess_limbs(trousers(3)[None] / 255)
+
+
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (1, 1), (17, 400), (400, 400)])
 @pytest.mark.parametrize("level", [0.5, 0.95])
 def test_ends_of_an_interval_are_as_many_standard_errors_away(successes, trials, level):
@@ -88,11 +93,12 @@ def test_ends_of_an_interval_are_as_many_standard_errors_away(successes, trials,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((1, 0), "trials=0 must be an integer of at least 1"),
+        ((1, 0), "trials=0 must be an integer from 1 to"),
         ((-1, 5), "successes=-1 must be an integer from 0 to 5"),
         ((6, 5), "successes=6 must be an integer from 0 to 5"),
         ((0.5, 5), "successes=0.5 must be an integer"),
         ((1, 5, 1.0), r"level=1.0 must lie in \(0, 1\)"),
+        ((1, 10**400), "must be an integer from 1 to"),
         ((1, 5, np.nan), r"level=nan must lie in \(0, 1\)"),
     ],
 )

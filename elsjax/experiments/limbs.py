@@ -39,6 +39,8 @@ def excess_limbs(images: Real[ArrayLike, "b h w c"]) -> Bool[np.ndarray, " b"]:
             f"images has shape {list(images.shape)}; expected at least {3 * _ROWS} rows: an excess "
             f"needs {_ROWS} in the lowest third"
         )
+    if images.dtype != np.uint8:
+        checks.warn_of_no_black("images", float(images.min()), float(images.max()))
     intensity = (to_float(images, np.float64).mean(axis=3) + 1) / 2
     foreground = intensity > intensity.max(axis=(1, 2), keepdims=True) / 2
     lowest = foreground[:, height - height // 3 :]
@@ -50,8 +52,8 @@ def excess_limbs(images: Real[ArrayLike, "b h w c"]) -> Bool[np.ndarray, " b"]:
 def wilson_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a probability.
 
-    It holds the probabilities p from which the observed share lies at most z standard errors
-    sqrt(p (1 - p) / trials) away.
+    It holds the probabilities p from which the observed share is at most z standard errors
+    sqrt(p (1 - p) / trials) away, z the normal quantile of (1 + level) / 2.
 
     Args:
       successes: how many of the trials succeeded.
@@ -64,13 +66,14 @@ def wilson_interval(successes: int, trials: int, level: float = 0.95) -> tuple[f
     Raises:
       ValueError: if an argument is not as described.
     """
-    trials = checks.positive_int("trials", trials)
+    trials = checks.integer("trials", trials, 1, 2**53)
     successes = checks.integer("successes", successes, 0, trials)
     level = checks.in_range("level", level, 0, 1, open_ends=True)
-    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    # Its square alone counts; below 1/2 it is exact for levels next to 1.
+    z = statistics.NormalDist().inv_cdf((1 - level) / 2)
     share, squared = successes / trials, z * z / trials
     centre = (share + squared / 2) / (1 + squared)
     reach = math.sqrt(squared * (share * (1 - share) + squared / 4)) / (1 + squared)
-    low = centre - reach if successes > 0 else 0.0
-    high = centre + reach if successes < trials else 1.0
+    low = max(centre - reach, 0.0) if successes > 0 else 0.0
+    high = min(centre + reach, 1.0) if successes < trials else 1.0
     return low, high
