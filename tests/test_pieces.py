@@ -105,6 +105,18 @@ def test_pieces_do_not_depend_on_blocks():
         np.testing.assert_array_equal(found.piece, expected.piece)
 
 
+def test_images_that_wait_while_others_are_taken_are_counted_in_the_end():
+    rng = np.random.default_rng(0)
+    alike = rng.random((30, 6, 6, 1)) < np.linspace(0.2, 0.04, 30)[:, None, None, None]
+    images = np.where(alike, 100, 200).astype(np.uint8)
+    image = np.full((6, 6, 1), 100, np.uint8)
+    labels, piece = cover("ls", images / 127.5 - 1, image / 127.5 - 1, 0.1, 1)
+    assert len(labels) > 8
+    found = elsjax.fewest_pieces(image, images, window=1, kind="ls", memory_budget=1)
+    assert list(map(tuple, found.labels.tolist())) == labels
+    np.testing.assert_array_equal(found.piece, piece)
+
+
 @pytest.mark.parametrize(("kind", "window"), KINDS)
 def test_a_training_image_is_one_piece_in_place(kind, window):
     options = {"window": window, "kind": kind, "wrap_patches": kind == "els"}

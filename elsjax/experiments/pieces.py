@@ -200,6 +200,7 @@ class _Cover:
                 break
             image, *offset = block.label
             covers = self._covers(block)
+            assert covers.any()  # else it would go on for ever
             piece[covers] = len(labels)
             self.left.append(left & ~covers)
             labels.append((block.start + image, *np.add(self.layout.first, offset).tolist()))
