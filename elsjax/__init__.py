@@ -14,6 +14,8 @@ from elsjax.experiments.calibration import Calibration, calibrate
 from elsjax.experiments.comparison import Comparison, compare
 from elsjax.experiments.consistency import local_consistency
 from elsjax.experiments.measures import nearest_images, pearson_r, pearson_r2, r2
+from elsjax.experiments.mosaic_files import load_mosaic
+from elsjax.experiments.mosaics import Mosaic, mosaic
 from elsjax.experiments.pieces import Pieces, fewest_pieces
 from elsjax.indexed import IndexedMachine
 from elsjax.machines import ScoreMachine
@@ -51,6 +53,7 @@ __all__ = [
     "FunctionDenoiser",
     "IndexedMachine",
     "LinearBetaSchedule",
+    "Mosaic",
     "Pieces",
     "Posterior",
     "Schedule",
@@ -69,10 +72,12 @@ __all__ = [
     "from_torch_state_dict",
     "initial_noise",
     "load_dataset",
+    "load_mosaic",
     "load_network",
     "load_pretrained",
     "local_consistency",
     "make_mesh",
+    "mosaic",
     "nearest_images",
     "nn",
     "pearson_r",

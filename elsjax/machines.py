@@ -23,6 +23,7 @@ from elsjax.process.windows import WindowSchedule
 from elsjax.references import Reference
 
 Window = int | WindowSchedule | None
+MOST_TOP = 1024  # ranking compares them in pairs
 
 
 @jax.tree_util.register_pytree_node_class
@@ -243,7 +244,7 @@ class ScoreMachine(Denoiser):
         answers = _items("answers", answers, "names")
         for answer in answers:
             checks.one_of("answers", answer, ANSWERS)
-        top = checks.integer("top", top, 0, _MOST_TOP)
+        top = checks.integer("top", top, 0, MOST_TOP)
         if "log_evidence" in answers:
             self._levels(t)  # refuses t = 0
         question = Question(tuple(name for name in ANSWERS if name in answers), top)
@@ -362,7 +363,6 @@ class ScoreMachine(Denoiser):
         )
 
 
-_MOST_TOP = 1024  # ranking compares them in pairs
 _NUMBERS = ("log_evidence", "effective_number", "entropy")
 
 

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 
 from elsjax.experiments.heldout import HeldoutCurve
+from elsjax.experiments.mosaics import Mosaic
 
 _TITLE_LENGTH = 24
 _LABEL_LENGTH = 40
@@ -55,6 +57,89 @@ def sample_figure(
                 ax.set_xlabel(caption, fontsize=6, labelpad=2, parse_math=False)
     figure.tight_layout(pad=0.4)
     return figure
+
+
+def mosaic_figure(mosaic: Mosaic, network: Float[np.ndarray, "b h w c"] | None = None) -> Figure:
+    """Where every pixel of samples came from, a row for each sample.
+
+    Columns: the sample; at the last step, the image that each pixel came from, a colour for each,
+    how far it was moved (hue is the direction, white is in place) and the effective number of its
+    sources; since when the source is the last one; and the sample without the image of most pixels.
+    Pixels whose largest weight is below one half, so that their source is ambiguous, are grey.
+
+    Args:
+      mosaic: the mosaic.
+      network: samples of a network from the same noise, for a column more, [B, H, W, C].
+
+    Returns:
+      The figure.
+    """
+    weight, image = (np.asarray(a)[-1, ..., 0] for a in (mosaic.top.weight, mosaic.top.image))
+    ambiguous = weight < 0.5
+    ranks, counts = zip(*map(_ranks, image), strict=True)
+    number = np.log(np.asarray(mosaic.effective_number)[-1])
+    times = np.asarray(mosaic.times)[mosaic.commitment]
+    columns = [
+        ("sample", np.asarray(mosaic.samples)),
+        ("source image", _colors(_hues(np.stack(ranks)), ambiguous)),
+        ("offset", _colors(_directions(mosaic.offset[-1, ..., 0, :]), ambiguous)),
+        ("effective number", _colors(colormaps["magma"](number / max(number.max(), 1e-3)))),
+        ("settled at", _colors(colormaps["viridis"](times / np.asarray(mosaic.times)[0]))),
+        ("without one image", np.asarray(mosaic.repainted)),
+    ]
+    captions = [
+        [
+            "",
+            f"{count} images",
+            f"{(move != 0).any(-1).mean():.0%} moved",
+            f"{np.exp(of_one.min()):.3g} to {np.exp(of_one.max()):.3g}",
+            f"t = {time.max():.2g} to {time.min():.2g}",
+            f"#{left_out}: {changed} pixels" if left_out >= 0 else "no other image",
+        ]
+        for count, move, of_one, time, left_out, changed in zip(
+            counts,
+            mosaic.offset[-1, ..., 0, :],
+            number,
+            times,
+            np.asarray(mosaic.left_out),
+            mosaic.changed,
+            strict=True,
+        )
+    ]
+    if network is not None:
+        columns.insert(1, ("network", network))
+        for row in captions:
+            row.insert(1, "")
+    return sample_figure(columns, captions)
+
+
+def _ranks(image: Int[np.ndarray, "h w"]) -> tuple[Int[np.ndarray, "h w"], int]:
+    """Places of the images of a sample among these, that of most pixels first, and their number."""
+    numbers, inverse, counts = np.unique(image, return_inverse=True, return_counts=True)
+    order = np.argsort(np.argsort(-counts, kind="stable"))
+    return order[inverse].reshape(image.shape), len(numbers)
+
+
+def _hues(rank: Int[np.ndarray, "*b"]) -> Float[np.ndarray, "*b 3"]:
+    """Colours of numbers from 0 on, of which neighbours differ most."""
+    hue = rank * 0.618034 % 1
+    return hsv_to_rgb(np.stack([hue, 0.75 - 0.3 * (rank % 2), 1 - 0.15 * (rank % 3)], axis=-1))
+
+
+def _directions(offset: Int[np.ndarray, "*b 2"]) -> Float[np.ndarray, "*b 3"]:
+    """Colours of offsets: hue is the direction, and white is 0."""
+    distance = np.hypot(*np.moveaxis(offset, -1, 0))
+    hue = np.arctan2(offset[..., 0], offset[..., 1]) / (2 * np.pi) % 1
+    saturation = np.sqrt(distance / max(distance.max(), 1))
+    return hsv_to_rgb(np.stack([hue, saturation, np.ones_like(hue)], axis=-1))
+
+
+def _colors(
+    colors: Float[np.ndarray, "*b c"], grey: Bool[np.ndarray, "*b"] | None = None
+) -> Float[np.ndarray, "*b 3"]:
+    """Colours as an image in [-1, 1], some pixels of which are grey."""
+    shown = 2 * colors[..., :3] - 1
+    return shown if grey is None else np.where(grey[..., None], 0.0, shown)
 
 
 def grid_figure(images: Float[Array | np.ndarray, "b h w c"], num_columns: int = 8) -> Figure:

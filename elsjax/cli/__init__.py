@@ -18,6 +18,7 @@ from elsjax.cli.calibrate import Calibrate
 from elsjax.cli.compare import Compare
 from elsjax.cli.datasets import Datasets
 from elsjax.cli.import_torch import ImportTorch
+from elsjax.cli.mosaic import Mosaic
 from elsjax.cli.sample import Sample
 from elsjax.cli.train import Train
 from elsjax.cli.zoo import Zoo
@@ -28,6 +29,7 @@ _LONGEST = 2000  # characters of a line on stderr
 Command = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[Mosaic, tyro.conf.subcommand("mosaic")]
     | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Datasets, tyro.conf.subcommand("datasets")]

@@ -8,7 +8,7 @@ import numpy as np
 
 import elsjax
 from elsjax import checks, plotting
-from elsjax.cli.experiment import Experiment, on_all_devices
+from elsjax.cli.experiment import Experiment, load_network, on_all_devices
 from elsjax.cli.progress import bar
 from elsjax.experiments.calibration import similarities
 from elsjax.experiments.counterparts import own_kind, own_table
@@ -53,7 +53,7 @@ class Calibrate(Experiment):
         """Writes the results; returns P(t)."""
         self.check_options()
         windows = self._windows()
-        network = self.load_network()
+        network = load_network(self.network)
         if windows[-1] > network.receptive_field:
             raise ValueError(
                 f"candidates={windows[-1]} is wider than the network's receptive field, "

@@ -1,9 +1,8 @@
 """`elsjax compare`: the same noise through score machines and a trained network."""
 
 import dataclasses
-import functools
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -11,7 +10,7 @@ import tyro
 import elsjax
 from elsjax import checks
 from elsjax.cli.account import Account
-from elsjax.cli.experiment import Experiment, indexed, on_all_devices
+from elsjax.cli.experiment import Experiment, indexed, load_network, on_all_devices
 from elsjax.cli.progress import bars
 from elsjax.cli.report import report_page
 from elsjax.cli.window import parse_window, window_list
@@ -76,7 +75,7 @@ class Compare(Experiment):
     def _run(self, run: Run) -> Account:
         """Writes the results; returns what is to be said of them."""
         self._check()
-        network = self.load_network()
+        network = load_network(self.network)
         options = self.data_options(network)
         kinds = tuple(dict.fromkeys(self.kinds or ("is", "ls", own_kind(network))))
         window = self._window(network, kinds, options.dataset)
@@ -159,7 +158,7 @@ def _save(run: Run, account: Account, config: dict[str, Any]) -> None:
     run.save_json("summary.json", account.rows)
     pictures = account.pictures()
     for picture in pictures:
-        run.write(picture.file, functools.partial(_write, picture.png))
+        run.save_bytes(picture.file, picture.png)
     page = report_page(
         f"{account.network}: theory and network on the same noise",
         account.paragraphs(),
@@ -167,11 +166,7 @@ def _save(run: Run, account: Account, config: dict[str, Any]) -> None:
         pictures,
         config,
     )
-    run.write("report.html", functools.partial(_write, page.encode(errors="replace")))
-
-
-def _write(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)
+    run.save_bytes("report.html", page.encode(errors="replace"))
 
 
 def _arrays(comparison: elsjax.Comparison) -> dict[str, np.ndarray]:

@@ -81,21 +81,6 @@ class Experiment:
         checks.seed("seed", self.seed)
         check_labels(self.label, self.num_samples)
 
-    def load_network(self) -> Network:
-        """The network, from the zoo or a file."""
-        if self.network in zoo():
-            return elsjax.load_pretrained(self.network)
-        if Path(self.network).is_dir():
-            raise ValueError(
-                f"network={self.network!r} is a folder; expected a file, such as the "
-                "network.safetensors of `elsjax train`"
-            )
-        if not Path(self.network).is_file():
-            raise ValueError(
-                f"network={self.network!r} is neither a file nor one of {', '.join(zoo())}"
-            )
-        return elsjax.load_network(self.network)
-
     def data_options(self, network: Network) -> DataOptions:
         """Which images the machines are made of.
 
@@ -132,24 +117,7 @@ class Experiment:
           ValueError: if they are not as the network's own, or have too few or too many classes.
         """
         data = options.load()
-        shape = data.pixels.shape[1:]
-        if shape != network.image_shape:
-            raise ValueError(
-                f"the images of dataset={options.dataset!r} are {_sides(*shape)}; those of the "
-                f"network are {_sides(*network.image_shape)}"
-            )
-        classes = network.num_classes
-        if classes is not None:
-            if data.labels is None:
-                raise ValueError(
-                    f"the network is conditional, on {classes} classes, but "
-                    f"dataset={options.dataset!r} has no labels"
-                )
-            if data.labels.max() >= classes:
-                raise ValueError(
-                    f"dataset={options.dataset!r} has labels up to {data.labels.max()}; those of "
-                    f"the network are 0 to {classes - 1}"
-                )
+        check_images(network, data, options.dataset)
         if self.data.dataset is None:
             own, checksum = self._own_data(network)
             same = (options.split, options.limit) == (own.split, own.limit)
@@ -212,6 +180,53 @@ class Experiment:
             entry = zoo()[self.network]
             return DataOptions(entry.dataset, entry.split, entry.num_images, side), None
         return _recorded_data(Path(self.network), side)
+
+
+def load_network(network: str) -> Network:
+    """A network from the zoo or a file.
+
+    Raises:
+      ValueError: if there is none, or it cannot be read.
+    """
+    if network in zoo():
+        return elsjax.load_pretrained(network)
+    if Path(network).is_dir():
+        raise ValueError(
+            f"network={network!r} is a folder; expected a file, such as the network.safetensors "
+            "of `elsjax train`"
+        )
+    if not Path(network).is_file():
+        raise ValueError(f"network={network!r} is neither a file nor one of {', '.join(zoo())}")
+    return elsjax.load_network(network)
+
+
+def check_images(network: Network, data: Dataset, dataset: str) -> None:
+    """Raises ValueError if images are not of the size and the classes of a network's own.
+
+    Args:
+      network: the network.
+      data: the images.
+      dataset: what they are called.
+    """
+    shape = data.pixels.shape[1:]
+    if shape != network.image_shape:
+        raise ValueError(
+            f"the images of dataset={dataset!r} are {_sides(*shape)}; those of the network are "
+            f"{_sides(*network.image_shape)}"
+        )
+    classes = network.num_classes
+    if classes is None:
+        return
+    if data.labels is None:
+        raise ValueError(
+            f"the network is conditional, on {classes} classes, but dataset={dataset!r} has no "
+            "labels"
+        )
+    if data.labels.max() >= classes:
+        raise ValueError(
+            f"dataset={dataset!r} has labels up to {data.labels.max()}; those of the network are "
+            f"0 to {classes - 1}"
+        )
 
 
 def all_devices() -> jax.sharding.Mesh | None:

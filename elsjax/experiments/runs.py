@@ -128,10 +128,13 @@ class Run:
         self._list(name)
         write_whole(self.partial / name, write)
 
+    def save_bytes(self, name: str, content: bytes) -> None:
+        """Writes bytes, whole or not at all."""
+        self.write(name, lambda file: file.write(content))
+
     def save_json(self, name: str, values: Any) -> None:
         """Writes JSON values, whole or not at all; ValueError if one is NaN or infinite."""
-        text = _json(values)
-        self.write(name, lambda file: file.write(text.encode()))
+        self.save_bytes(name, _json(values).encode())
 
     def save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes arrays as an `.npz`, whole or not at all."""

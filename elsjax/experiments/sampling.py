@@ -3,6 +3,7 @@
 import dataclasses
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,11 @@ class ResumableSampler:
       batch_size: samples drawn at once; None for all.
       states: keeps the state of each batch; None to keep none.
 
+    Attributes:
+      noise: noise to start from, [B, H, W, C].
+      label: class of each sample, [B]; None without.
+      batches: which samples are drawn at once.
+
     Raises:
       ValueError: if label, key or batch_size is not as described, or noise has no samples.
     """
@@ -62,14 +68,66 @@ class ResumableSampler:
         if label is not None:
             self.label = np.broadcast_to(checks.label("label", label, count), count)
         size = count if batch_size is None else checks.positive_int("batch_size", batch_size)
-        self._batches = [slice(first, first + size) for first in range(0, count, size)]
+        self._batch_size = size
+        self.batches = [slice(first, first + size) for first in range(0, count, size)]
         self._solver: Solver = solver
         self._keys = None if key is None else keys_of_samples(key, count)
         self._states = States() if states is None else states
 
     def check(self, denoiser: Denoiser, times: ArrayLike) -> None:
         """Raises the ValueError that `sample` would raise; computes nothing."""
-        self._steps(denoiser, times, slice(None), self.noise, 0)
+        self.steps(denoiser, times, slice(None), self.noise, 0)
+
+    def steps(
+        self,
+        denoiser: Denoiser,
+        times: ArrayLike,
+        batch: slice,
+        x: Float[ArrayLike, "b h w c"],
+        taken: int,
+    ) -> Iterator[Step]:
+        """The reverse process of a batch, from its state after some steps.
+
+        Args:
+          denoiser: what estimates the clean images.
+          times: time grid, falling, [S + 1].
+          batch: which samples.
+          x: their state, [B, H, W, C].
+          taken: number of steps that led to it.
+
+        Returns:
+          An iterator over the steps that are left.
+
+        Raises:
+          ValueError: as `elsjax.reverse_process`.
+        """
+        return reverse_process(
+            denoiser,
+            x,
+            label=None if self.label is None else self.label[batch],
+            solver=self._solver,
+            key=None if self._keys is None else self._keys[batch],
+            times=times,
+            first_step=taken,
+        )
+
+    def only(self, samples: Int[np.ndarray, " some"]) -> Self:
+        """The same for some of the samples, with their own noise, labels and keys.
+
+        Args:
+          samples: their numbers, [some].
+
+        Returns:
+          A sampler of these.
+        """
+        return type(self)(
+            self.noise[samples],
+            None if self.label is None else self.label[samples],
+            solver=self._solver,
+            key=None if self._keys is None else self._keys[samples],
+            batch_size=self._batch_size,
+            states=self._states,
+        )
 
     def sample(
         self,
@@ -99,20 +157,20 @@ class ResumableSampler:
         num_steps = len(times) - 1
         taken = 0
         done = []
-        for batch in self._batches:
+        for batch in self.batches:
             state_name = f"{urllib.parse.quote(name, safe='')}-{batch.start}"
             state = self._start(state_name, self.noise[batch], len(kept), num_steps)
             taken += int(state["taken"])
             if progress is not None:
-                progress(taken, len(self._batches) * num_steps)
+                progress(taken, len(self.batches) * num_steps)
             if state["taken"] < num_steps:
                 first = int(state["taken"])
-                for step in self._steps(denoiser, times, batch, state["x"], first):
+                for step in self.steps(denoiser, times, batch, state["x"], first):
                     _advance(state, step, kept)
                     self._states.save(state_name, state)
                     taken += 1
                     if progress is not None:
-                        progress(taken, len(self._batches) * num_steps)
+                        progress(taken, len(self.batches) * num_steps)
             done.append(state)
         return Samples(
             np.asarray(times),
@@ -132,25 +190,6 @@ class ResumableSampler:
 
         x0 = np.zeros((num_kept, *x.shape), x.dtype)
         return self._states.load(name, {"x": x, "x0": x0, "taken": np.asarray(0)}, check)
-
-    def _steps(
-        self,
-        denoiser: Denoiser,
-        times: ArrayLike,
-        batch: slice,
-        x: Float[np.ndarray, "b h w c"],
-        taken: int,
-    ) -> Iterator[Step]:
-        """The reverse process of a batch, from its state after some steps."""
-        return reverse_process(
-            denoiser,
-            x,
-            label=None if self.label is None else self.label[batch],
-            solver=self._solver,
-            key=None if self._keys is None else self._keys[batch],
-            times=times,
-            first_step=taken,
-        )
 
 
 def _advance(state: dict[str, np.ndarray], step: Step, kept: Sequence[int]) -> None:

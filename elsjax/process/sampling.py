@@ -212,7 +212,7 @@ def reverse_process(
         "denoiser", denoiser, Denoiser, "a ScoreMachine, a network or a FunctionDenoiser"
     )
     checks.one_of("solver", solver, SOLVERS)
-    grid = _time_grid(denoiser.schedule, num_steps, times)
+    grid = time_grid(denoiser.schedule, num_steps, times)
     first_step = checks.integer("first_step", first_step, 0, len(grid) - 2)
     denoiser.check(noise, label, grid[first_step])
     if solver == "heun":
@@ -227,6 +227,42 @@ def reverse_process(
         denoiser = denoiser.with_mesh(mesh)
     x, keys = parallel.everywhere((x, keys), denoiser.mesh)
     return _steps(denoiser, x, grid, first_step, label, solver, keys)
+
+
+def time_grid(
+    schedule: Schedule, num_steps: int | None = None, times: ArrayLike | None = None
+) -> Float[np.ndarray, " states"]:
+    """Times of the states of a reverse process; noise is left at all but the last.
+
+    Args:
+      schedule: noise schedule.
+      num_steps: see `sample`.
+      times: see `sample`.
+
+    Returns:
+      Times, falling, one more than steps.
+
+    Raises:
+      ValueError: if num_steps or times is not as described.
+    """
+    if num_steps is not None:
+        num_steps = checks.positive_int("num_steps", num_steps)
+    if times is None:
+        num_steps = num_steps or 20
+        return np.arange(num_steps, -1, -1) / num_steps
+    grid = checks.array("times", times)
+    if isinstance(grid, jax.core.Tracer) or not checks.is_real(grid):
+        raise ValueError(f"times={times!r} must be numbers, known before the computation")
+    grid = np.asarray(grid, np.float64)
+    falls = grid.ndim == 1 and grid.size >= 2 and (np.diff(grid) < 0).all()
+    if not (falls and grid[0] <= 1 and grid[-1] >= 0):
+        raise ValueError(f"times={times} must be at least two times in [0, 1], falling")
+    if num_steps not in (None, grid.size - 1):
+        raise ValueError(f"num_steps={num_steps}, but times has {grid.size - 1} steps: give one")
+    levels = schedule.on_host(grid[:-1])
+    if levels is not None and (levels[1] == 0).any():
+        raise ValueError(f"times={times}: no noise is left at t = {grid[:-1][levels[1] == 0][0]:g}")
+    return grid
 
 
 def _steps(
@@ -301,25 +337,3 @@ def _normal(keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array, "b .
     """A standard normal draw for each key: the same in every precision."""
     draws = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
     return draws.astype(jnp.result_type(float))
-
-
-def _time_grid(schedule: Schedule, num_steps: int | None, times: ArrayLike | None) -> np.ndarray:
-    """Times of the states; noise is left at all but the last."""
-    if num_steps is not None:
-        num_steps = checks.positive_int("num_steps", num_steps)
-    if times is None:
-        num_steps = num_steps or 20
-        return np.arange(num_steps, -1, -1) / num_steps
-    grid = checks.array("times", times)
-    if isinstance(grid, jax.core.Tracer) or not checks.is_real(grid):
-        raise ValueError(f"times={times!r} must be numbers, known before the computation")
-    grid = np.asarray(grid, np.float64)
-    falls = grid.ndim == 1 and grid.size >= 2 and (np.diff(grid) < 0).all()
-    if not (falls and grid[0] <= 1 and grid[-1] >= 0):
-        raise ValueError(f"times={times} must be at least two times in [0, 1], falling")
-    if num_steps not in (None, grid.size - 1):
-        raise ValueError(f"num_steps={num_steps}, but times has {grid.size - 1} steps: give one")
-    levels = schedule.on_host(grid[:-1])
-    if levels is not None and (levels[1] == 0).any():
-        raise ValueError(f"times={times}: no noise is left at t = {grid[:-1][levels[1] == 0][0]:g}")
-    return grid

@@ -1,0 +1,161 @@
+"""`elsjax mosaic`: where every pixel of a score machine's samples came from."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+import elsjax
+from elsjax import checks, plotting
+from elsjax.cli.experiment import check_images, load_network, on_all_devices
+from elsjax.cli.progress import bars
+from elsjax.cli.sampling import Sampling, Start
+from elsjax.experiments.comparison import machine_grid
+from elsjax.experiments.runs import Run
+from elsjax.experiments.sampling import ResumableSampler
+from elsjax.experiments.states import States
+from elsjax.machines import MOST_TOP
+from elsjax.nn import Network
+from elsjax.nn.zoo import zoo
+from elsjax.pages import mosaic_page
+from elsjax.pixels import to_uint8
+from elsjax.process.schedules import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Mosaic(Sampling):
+    """See where every pixel of a sample came from: which training image, and which place in it.
+
+    Writes mosaic.html, to be opened in a browser, mosaic.npz (the sources of every pixel at every
+    step, and the samples without the image that gave most of their pixels), mosaic.png and
+    config.json. The weights are exact, so there is no tolerance. An interrupted run goes on where
+    it stopped when it is repeated.
+    """
+
+    num_samples: int = 2
+    """Number of images to draw. Each is drawn twice: with all training images, and without one."""
+    protocol: Literal["late", "aligned"] = "late"
+    """Where machine and network start: one step after t = 1, as in `elsjax compare` (late), or at
+    t = 1, as in `elsjax sample` (aligned)."""
+    top: int = 5
+    """How many training pixels to keep for each pixel and step, from 1 to 1024."""
+    network: str | None = None
+    """A network beside the machine, from the same noise: a name that `elsjax zoo` lists, a
+    network.safetensors of `elsjax train`, or none. Default: the zoo's UNet for the data set, if
+    there is one and it suits images, labels and schedule."""
+    out: Path = Path("elsjax-mosaic")
+    """Folder to write."""
+    overwrite: bool = False
+    """Replace the folder if it exists."""
+
+    def __call__(self) -> None:
+        """Runs the command.
+
+        Raises:
+          ValueError: if an option does not fit, before anything is computed or written.
+        """
+        with Run(self.out, overwrite=self.overwrite) as run:
+            found = self._run(run)
+        for sample, (image, changed) in enumerate(zip(found.left_out, found.changed, strict=True)):
+            print(
+                f"sample {sample}: training image {image} gave most pixels; "
+                f"without it {changed} pixels change"
+                if image >= 0
+                else f"sample {sample}: there is no other training image"
+            )
+        print(f"open {self.out / 'mosaic.html'}")
+
+    def _run(self, run: Run) -> elsjax.Mosaic:
+        """Writes the results; returns the mosaic."""
+        self.check_options()
+        checks.integer("top", self.top, 1, MOST_TOP)
+        times, _ = machine_grid(self.protocol, self.num_steps, None)
+        network = None if self.network in (None, "none") else load_network(self.network)
+        start = self.start()
+        name = self.network
+        if name is None:
+            name, network = self._own_network(start)
+        elif network is not None:
+            check_images(network, start.data, self.data.dataset)
+            _check_schedule(network, start.machine.schedule)
+        states = States(run)
+        settings: dict[str, Any] = {**start.process, "batch_size": self.batch_size}
+        sampler = ResumableSampler(start.noise, **settings, states=states)
+        sampler.check(start.machine, times)
+        if network is not None:
+            sampler.check(network, times)
+        config = self.describe("mosaic", start) | {"network": name}
+        run.start(config)
+        self.data.print_labels(start.data)
+        beside = None
+        with bars("step") as progress:
+            if network is not None:
+                of_network = functools.partial(progress, "network")
+                denoiser = on_all_devices(network)
+                beside = sampler.sample("network", denoiser, times, progress=of_network).images
+            found = elsjax.mosaic(
+                start.machine,
+                start.noise,
+                times=times,
+                top=self.top,
+                **settings,
+                states=states,
+                progress=functools.partial(progress, "mosaic"),
+            )
+        _save(run, found, beside, start, config)
+        states.forget()
+        run.finish()
+        return found
+
+    def _own_network(self, start: Start) -> tuple[str, Network | None]:
+        """The zoo's UNet for the data set, by name, or "none" if none suits."""
+        name = f"{self.data.dataset}/unet/zeros"
+        if name not in zoo() or zoo()[name].conditional != bool(self.label):
+            return "none", None
+        network = load_network(name)
+        suits = (network.image_shape, network.schedule) == (
+            start.machine.image_shape,
+            start.machine.schedule,
+        )
+        return (name, network) if suits else ("none", None)
+
+
+def _check_schedule(network: Network, schedule: Schedule) -> None:
+    """Raises ValueError unless a network has the machine's noise schedule."""
+    if network.schedule != schedule:
+        raise ValueError(
+            f"schedule={schedule} is not that of the network, {network.schedule}; they cannot "
+            "start from the same noise"
+        )
+
+
+def _save(
+    run: Run,
+    mosaic: elsjax.Mosaic,
+    network: Float[np.ndarray, "b h w c"] | None,
+    start: Start,
+    config: dict[str, Any],
+) -> None:
+    """Writes arrays, picture and pages."""
+    arrays = mosaic.arrays()
+    if network is not None:
+        arrays["network"] = network
+    run.save_arrays("mosaic.npz", arrays)
+    figure = plotting.mosaic_figure(mosaic, network)
+    run.write("mosaic.png", lambda file: figure.savefig(file, format="png"))
+    data = start.data
+    pages = mosaic_page(
+        mosaic,
+        data.pixels if data.pixels.dtype == np.uint8 else to_uint8(data.pixels),
+        labels=data.labels,
+        class_names=data.label_names,
+        network=network,
+        title=f"{data.name}: where every pixel of {len(mosaic.left_out)} samples came from",
+        config=config,
+    )
+    for number, page in enumerate(pages, 1):
+        name = "mosaic.html" if number == 1 else f"mosaic-{number}.html"
+        run.save_bytes(name, page.encode(errors="replace"))
