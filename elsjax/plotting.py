@@ -16,7 +16,7 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 
 from elsjax.experiments.heldout import HeldoutCurve
-from elsjax.experiments.mosaics import Mosaic
+from elsjax.experiments.mosaics import CLEAR, Mosaic
 
 _TITLE_LENGTH = 24
 _LABEL_LENGTH = 40
@@ -75,7 +75,7 @@ def mosaic_figure(mosaic: Mosaic, network: Float[np.ndarray, "b h w c"] | None =
       The figure.
     """
     weight, image = (np.asarray(a)[-1, ..., 0] for a in (mosaic.top.weight, mosaic.top.image))
-    ambiguous = weight < 0.5
+    ambiguous = weight < CLEAR
     ranks, counts = zip(*map(_ranks, image), strict=True)
     number = np.log(np.asarray(mosaic.effective_number)[-1])
     times = np.asarray(mosaic.times)[mosaic.commitment]

@@ -36,6 +36,7 @@ from mutation_stock import (
     CALIBRATE,
     COMPARE,
     IMPORT,
+    MOSAIC,
     SAMPLE,
     TRAIN,
     Stock,
@@ -45,6 +46,7 @@ from mutation_stock import (
 from PIL import Image
 
 _TORCH = {"kind": "resnet", "channels": 1, "emb_dim": 8, "mode": "zeros", "num_layers": 1}
+_BESIDE = ("--network", "net.safetensors")
 
 
 class Case(NamedTuple):
@@ -155,8 +157,8 @@ def network(rng: Rng, folder: Path, stock: Stock) -> Words:
     (folder / "net.safetensors").write_bytes(content)
     beside = {"dataset": "data.npz", "split": "train", "num_images": 6}
     (folder / "config.json").write_text(json.dumps(altered(rng, beside)))
-    words = list(pick(rng, (COMPARE, COMPARE, COMPARE, CALIBRATE)))
-    if rng.random() < 0.2:  # of what it was trained on
+    words = list(pick(rng, (COMPARE, COMPARE, [*MOSAIC, *_BESIDE], CALIBRATE)))
+    if words[0] != "mosaic" and rng.random() < 0.2:  # of what it was trained on
         del words[words.index("--dataset") : words.index("--dataset") + 2]
     return words
 
@@ -187,6 +189,7 @@ def partial(rng: Rng, folder: Path, stock: Stock) -> Words:
         rng,
         (
             *((SAMPLE, n) for n in (2, 3)),
+            *((MOSAIC, n) for n in (2, 3)),
             *((COMPARE, n) for n in (2, 3, 4, 5)),
             *((CALIBRATE, n) for n in (2, 4)),
             (BENCH, 2),

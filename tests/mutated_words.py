@@ -3,7 +3,17 @@
 from pathlib import Path
 
 from damage import Rng, pick
-from mutation_stock import BENCH, CALIBRATE, COMPARE, IMPORT, SAMPLE, TRAIN, Stock, Words
+from mutation_stock import (
+    BENCH,
+    CALIBRATE,
+    COMPARE,
+    IMPORT,
+    MOSAIC,
+    SAMPLE,
+    TRAIN,
+    Stock,
+    Words,
+)
 
 _TEXTS = ("", "x", "nan", "-1", "0", "1", "2", "1.5", "1e3", "None", "True", "٣", "0_3", " 2", "é☃")
 _HUGE = ("99999999999", "-99999999999999999999", "2147483648", "9223372036854775808", "1e300")
@@ -45,12 +55,13 @@ _NAMES += ("exponential", "cosine,offset=0.008", "linear,num_steps=2,beta_first=
 # Options whose numbers may be of any size: they are refused, or cost nothing.
 _SAFE = ("limit", "label", "split", "seed", "window", "candidates", "tolerance", "learning-rate")
 _SAFE += ("ema-decay", "clip-norm", "warmup-steps", "devices", "learning-rate-decay", "dataset")
-_SAFE += ("schedule",)
+_SAFE += ("schedule", "top")
 _COMMON = ("limit", "seed", "split", "data-dir", "skip-unreadable", "num-samples", "num-steps")
 _MACHINE = ("label", "tolerance", "window", "machine")
 _TRAINING = ("precision", "ema-decay", "clip-norm", "seed")
 _OTHERS = {
     "sample": (*_COMMON, *_MACHINE, "solver", "wrap-patches", "schedule"),
+    "mosaic": (*_COMMON, "label", "window", "machine", "top", "network", "protocol", "schedule"),
     "compare": (*_COMMON, *_MACHINE, "protocol", "network-steps"),
     "calibrate": (*_COMMON, "label", "monotone", "candidates"),
     "train": ("padding", "conditional", "weights", "schedule", *_TRAINING),
@@ -63,7 +74,7 @@ _OTHERS = {
 
 def folders(rng: Rng, folder: Path, _: Stock) -> Words:
     """Folders to write to that are taken, odd, or not ours."""
-    words = list(pick(rng, (SAMPLE, SAMPLE, SAMPLE, COMPARE, CALIBRATE, BENCH, TRAIN)))
+    words = list(pick(rng, (SAMPLE, SAMPLE, MOSAIC, COMPARE, CALIBRATE, BENCH, TRAIN)))
     if rng.random() < 0.4:
         words[words.index("--out") + 1] = pick(rng, _PATHS)
     for name in ("run", "run.partial"):
@@ -85,7 +96,7 @@ def folders(rng: Rng, folder: Path, _: Stock) -> Words:
 
 def line(rng: Rng, folder: Path, stock: Stock) -> Words:
     """Words of the command line."""
-    often = (SAMPLE, SAMPLE, COMPARE, CALIBRATE, IMPORT) * 2
+    often = (SAMPLE, MOSAIC, COMPARE, CALIBRATE, IMPORT) * 2
     words = list(pick(rng, (*often, TRAIN, BENCH, ("zoo",), ("datasets",))))
     (folder / "net.pt").write_bytes(b"PK")
     for _ in range(rng.integers(1, 4)):

@@ -25,6 +25,9 @@ from elsjax.process.denoisers import Denoiser
 from elsjax.process.sampling import Solver, Step, time_grid
 from elsjax.process.windows import WindowSchedule
 
+CLEAR = 0.5
+"""Largest weight from which on a pixel's source is clear; below it is ambiguous."""
+
 _HALF_A_LEVEL = 1 / 255  # of 256 levels of grey in [-1, 1]
 _KEPT = ("weight", "image", "row", "column", "effective_number", "entropy")
 
@@ -47,7 +50,9 @@ class Mosaic:
       entropy: of their weights, in nats, [S, B, H, W].
       label: class of each sample, [B]; None without.
       left_out: of each sample, the training image that gave most pixels at the last step, the
-        smallest number of several, [B]; -1 where there is no other image to paint with.
+        smallest number of several, [B]; -1 where there is no other image to paint with. Only pixels
+        of a clear source count, of a weight of at least one half, unless there are none: a flat
+        background is that of all images.
       repainted: the samples from the same noise without that image, [B, H, W, C]; the samples
         themselves where there is no other.
     """
@@ -163,7 +168,7 @@ def mosaic(
 
     kept = _recorded(sampler, machine, grid, top, states, tell)
     kept["top"] = Top(*(kept.pop(name) for name in ("weight", "image", "row", "column")))
-    left_out = _givers(machine, sampler.label, kept["top"].image[-1, ..., 0])
+    left_out = _givers(machine, sampler.label, jax.tree.map(lambda array: array[-1], kept["top"]))
     repainted = _repainted(
         sampler, machine, grid, kept["states"][-1], left_out, lambda taken: tell(half + taken)
     )
@@ -275,14 +280,22 @@ def _earlier(
 
 
 def _givers(
-    machine: ScoreMachine, label: Int[np.ndarray, " b"] | None, image: Int[np.ndarray, "b h w"]
+    machine: ScoreMachine, label: Int[np.ndarray, " b"] | None, top: Top
 ) -> Int[np.ndarray, " b"]:
-    """The training image of most pixels of each sample; -1 where there is no other."""
-    labels = [None] * len(image) if label is None else label.tolist()
+    """The training image of most pixels of each sample; -1 where there is no other.
+
+    Args:
+      machine: the machine.
+      label: of each sample, [B].
+      top: sources of the last step, [B, H, W, k].
+    """
+    labels = [None] * len(top.image) if label is None else label.tolist()
     found = []
-    for of_sample, one in zip(image, labels, strict=True):
+    for image, weight, one in zip(top.image[..., 0], top.weight[..., 0], labels, strict=True):
+        clear = weight >= CLEAR
         start, stop = machine.training_set.bounds(one)
-        found.append(np.bincount(of_sample.ravel()).argmax() if stop - start > 1 else -1)
+        counts = np.bincount(image[clear if clear.any() else ...].ravel())
+        found.append(counts.argmax() if stop - start > 1 else -1)
     return np.array(found, np.int32)
 
 
