@@ -4,12 +4,12 @@ import numpy as np
 from jaxtyping import Float
 
 from elsjax import plotting
-from elsjax.cli.report import Picture
 from elsjax.experiments.comparison import MEASURES, Comparison, Protocol
+from elsjax.pages import MACHINES, Picture
 
 _PICTURED_SAMPLES = 8
 _FEWEST_FOR_INTERVAL = 6  # values whose extremes hold the median with a probability of 95 %
-_NAMES = {"is": "IS", "es": "ES", "ls": "LS", "els": "ELS", "bbels": "bbELS"}
+_NAMES = {kind: machine.name for kind, machine in MACHINES.items()}
 
 
 class Account:
@@ -133,21 +133,24 @@ class Account:
                 "samples.png",
                 "Samples from the same noise; below, the correlation with the network's of "
                 f"{finest} steps.",
+                "A row of images for each sample: the noise; what each machine and the network "
+                "made of it; the difference.",
                 self._sample_figure(r, finest),
             )
         ]
         others = {_NAMES[kind]: values for kind, values in r.items() if kind != "is"}
         if "is" in r and others:
             figure = plotting.scatter_figure(others, r["is"], "IS")
-            pictures.append(
-                Picture("scatter.png", "Each sample: above the line, better than IS.", figure)
-            )
+            caption = "Each sample: above the line, better than IS."
+            alt = "Correlation with the network of each machine, against that of IS."
+            pictures.append(Picture("scatter.png", caption, alt, figure))
         if comparison.num_steps in comparison.network:
             times = comparison.network[comparison.num_steps].times[:-1]
             lines = {_NAMES[kind]: comparison.agreement(kind) for kind in comparison.machines}
             caption = "What machine and network expect behind the noise, step by step."
+            alt = "Correlation of the expected images with the network's over t, a line a machine."
             figure = plotting.agreement_figure(times, lines)
-            pictures.append(Picture("agreement.png", caption, figure))
+            pictures.append(Picture("agreement.png", caption, alt, figure))
         return pictures
 
     def _sample_figure(self, r: dict[str, Float[np.ndarray, " b"]], finest: int) -> plotting.Figure:

@@ -12,13 +12,13 @@ from elsjax import checks
 from elsjax.cli.account import Account
 from elsjax.cli.experiment import Experiment, indexed, load_network, on_all_devices
 from elsjax.cli.progress import bars
-from elsjax.cli.report import report_page
 from elsjax.cli.window import parse_window, window_list
 from elsjax.experiments.comparison import Protocol, check_comparison
 from elsjax.experiments.counterparts import architecture, own_kind, own_table
 from elsjax.experiments.runs import Run
 from elsjax.experiments.states import States
 from elsjax.nn import Network
+from elsjax.pages import report_page
 from elsjax.parallel import use_all_cores
 from elsjax.posterior.dictionaries import Kind
 from elsjax.process.denoisers import Denoiser
@@ -165,6 +165,7 @@ def _save(run: Run, account: Account, config: dict[str, Any]) -> None:
         account.table(),
         pictures,
         config,
+        machines=list(account.comparison.machines),
     )
     run.save_bytes("report.html", page.encode(errors="replace"))
 

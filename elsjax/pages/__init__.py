@@ -1,23 +1,16 @@
-"""Pages for a browser."""
+"""Pages that show results in a browser, each one file that needs nothing else."""
 
-from collections.abc import Sequence
-from typing import Any
+from elsjax.pages.mosaic import mosaic_page, page_name
+from elsjax.pages.notebook import NotebookPage
+from elsjax.pages.report import Picture, report_page
+from elsjax.pages.words import MACHINES, Machine
 
-import numpy as np
-from jaxtyping import Float, Int, UInt8
-
-from elsjax.experiments.mosaics import Mosaic
-
-
-def mosaic_page(
-    mosaic: Mosaic,
-    images: UInt8[np.ndarray, "n h w c"],
-    *,
-    labels: Int[np.ndarray, " n"] | None,
-    class_names: Sequence[str] | None,
-    network: Float[np.ndarray, "b h w c"] | None,
-    title: str,
-    config: dict[str, Any],
-) -> list[str]:
-    """Pages that show a mosaic."""
-    return [f"<!doctype html><title>{title}</title>"]
+__all__ = [
+    "MACHINES",
+    "Machine",
+    "NotebookPage",
+    "Picture",
+    "mosaic_page",
+    "page_name",
+    "report_page",
+]
