@@ -272,7 +272,7 @@ def _page(shown: _Shown, groups: list[_Group], number: int) -> str:
     kind = shown.config.get("machine")
     about = {
         "arrays": index,
-        "times": [float(f"{t:.6g}") for t in np.asarray(mosaic.times)],
+        "times": [float(str(t)) for t in np.asarray(mosaic.times)],
         "windows": np.asarray(mosaic.windows).tolist(),
         "samples": [_about_sample(shown, group, b) for b in group.samples.tolist()],
         "classes": shown.class_names,
