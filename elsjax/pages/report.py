@@ -93,7 +93,7 @@ def _explained(kinds: Sequence[str]) -> str:
     if not kinds:
         return ""
     found = [f"<dt>{MACHINES[k].name}</dt><dd>{MACHINES[k].sentence}</dd>" for k in kinds]
-    return f"<h2>The machines</h2><dl>{''.join(found)}</dl>"
+    return f'<h2>The machines</h2>\n<dl class="machines">{"".join(found)}</dl>'
 
 
 def _figure(picture: Picture) -> str:
