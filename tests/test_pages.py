@@ -78,7 +78,7 @@ def test_a_page_holds_the_mosaic_to_the_digits_that_are_shown(channels):
         r = np.corrcoef(shown.states[-1, b].ravel(), network[b].ravel())[0, 1]
         assert float(sample["r"]) == pytest.approx(r, abs=0.006)
         change = np.abs(shown.states[-1, b] - shown.repainted[b]).max(-1)
-        assert sample["changed"] == (change > 0.1).sum()
+        assert sample["changed"] == (change > 1 / 255).sum()
 
 
 def test_only_images_that_pixels_come_from_are_in_a_page():
@@ -100,6 +100,16 @@ def test_a_correlation_that_is_undefined_is_none():
     shown = mosaic()
     about, _ = unpacked(_pages(shown, network=np.zeros_like(shown.samples))[0])
     assert [sample["r"] for sample in about["samples"]] == [None, None]
+
+
+def test_there_may_be_no_other_image_to_paint_with():
+    shown = mosaic()
+    shown.left_out[0] = -1
+    about, arrays = unpacked(_pages(shown)[0])
+    assert about["samples"][0]["leftOut"] is None
+    assert arrays["numbers"][about["samples"][1]["leftOut"]] == shown.left_out[1]
+    assert (arrays["numbers"] >= 0).all()
+    assert (unpacked(_pages(shown, page_size=1)[0])[1]["numbers"] >= 0).all()
 
 
 def test_what_is_not_finite_is_shown_as_undefined_or_black():

@@ -45,6 +45,7 @@ function imageName(local) {
   return `image ${arrays.numbers.data[local]}${labels}`;
 }
 
+const inSentence = (local) => imageName(local).replace(/ · (.*)/, " ($1)");
 const isThere = (local) => local < arrays.numbers.data.length;
 
 // The sources of a pixel at this step, heaviest first.
@@ -82,21 +83,25 @@ function commitment() {
   return since;
 }
 
-// Pieces: neighbouring pixels, in rows and columns, of one image and offset.
+// Whether a source has half of a pixel's weight; else none is meant more than others.
+const isClear = (there, p) => there.weight[p] >= 500;
+
+// Pieces: clear pixels side by side, in rows and columns, of one image and offset.
 function countPieces(there) {
   const parent = Int32Array.from({ length: numPixels }, (_, p) => p);
   const root = (p) => { while (parent[p] !== p) p = parent[p] = parent[parent[p]]; return p; };
-  let count = numPixels;
+  let found = 0;
   const join = (p, q) => {
-    if (!sameSource(there, p, there, q)) return;
+    if (!isClear(there, p) || !isClear(there, q) || !sameSource(there, p, there, q)) return;
     const [a, b] = [root(p), root(q)];
-    if (a !== b) { parent[a] = b; count--; }
+    if (a !== b) { parent[a] = b; found--; }
   };
   for (let p = 0; p < numPixels; p++) {
+    if (isClear(there, p)) found++;
     if ((p + 1) % width) join(p, p + 1);
     if (p + width < numPixels) join(p, p + width);
   }
-  return count;
+  return found;
 }
 
 // ---- Numbers ----------------------------------------------------------------------------------

@@ -31,7 +31,10 @@ function directed(down, right, share) {
 
 function painted(rows, columns, colour) {
   const rgba = new Uint8ClampedArray(4 * rows * columns);
-  for (let p = 0; p < rows * columns; p++) rgba.set([...colour(p), 255], 4 * p);
+  for (let p = 0; p < rows * columns; p++) {
+    const [red, green, blue, opacity = 255] = colour(p);
+    rgba.set([red, green, blue, opacity], 4 * p);
+  }
   return { rows, columns, rgba };
 }
 
@@ -69,6 +72,7 @@ function enlarge(context, small) {
   const { width: columns, height: rows } = small, buffer = new OffscreenCanvas(columns, rows);
   buffer.getContext("2d").putImageData(small, 0, 0);
   context.imageSmoothingEnabled = false;
+  context.clearRect(0, 0, context.canvas.width, context.canvas.height);
   context.drawImage(buffer, 0, 0, context.canvas.width, context.canvas.height);
 }
 

@@ -1,12 +1,12 @@
 // What can be seen of a sample: paint gives a picture, caption a sentence, legend elements. With
-// dots, undecided pixels are marked; with same, those of the chosen pixel's source image.
+// same, the pixels of the chosen pixel's source image are outlined.
 
 const ofMosaic = {}; // of the sample shown: what takes time to find
 
 function findOfMosaic() {
   const last = heaviest(numSteps - 1), pixelsOf = new Map();
-  for (const image of last.image) pixelsOf.set(image, (pixelsOf.get(image) ?? 0) + 1);
-  const order = [...pixelsOf].filter(([image]) => isThere(image)).sort(([a, m], [b, n]) => n - m || a - b);
+  last.image.forEach((image, p) => { if (isClear(last, p)) pixelsOf.set(image, (pixelsOf.get(image) ?? 0) + 1); });
+  const order = [...pixelsOf].sort(([a, m], [b, n]) => n - m || a - b);
   ofMosaic.colourOf = new Map(order.slice(0, APART.length).map(([image], rank) => [image, APART[rank]]));
   ofMosaic.since = commitment();
   ofMosaic.mostNumber = part("number", now.sample).reduce((most, one) => (Number.isFinite(one) ? Math.max(most, one) : most), 1);
@@ -22,23 +22,27 @@ function colourOfImage(image) {
   return found ?? (isThere(image) ? GREYS[(image * 7) % GREYS.length] : [0, 0, 0]);
 }
 
+// A colour where the source is clear; else faint.
+const faintUnlessClear = (there, p, colour) => (isClear(there, p) ? colour : [...colour, 70]);
+
 function sourceCaption() {
-  const there = heaviest(now.step), images = new Set(there.image);
-  const undecided = there.weight.reduce((sum, weight) => sum + (weight < 500), 0);
-  return `${count(countPieces(there), "piece")} from ${count(images.size, "training image")}` +
-    (undecided ? `; ${count(undecided, "pixel")} undecided, with a dot.` : ".");
+  const there = heaviest(now.step), clear = there.image.filter((_, p) => isClear(there, p));
+  const faint = numPixels - clear.length;
+  const pieces = clear.length ? `${count(countPieces(there), "piece")} from ${count(new Set(clear).size, "training image")}` : "";
+  const rest = faint ? `${count(faint, "pixel")}, faint, with no source of half the weight` : "";
+  return `${[pieces, rest].filter(Boolean).join("; ")}.`;
 }
 
 function sourceLegend() {
-  const { image } = heaviest(now.step);
+  const there = heaviest(now.step);
   const items = [...ofMosaic.colourOf].map(([local, colour]) => {
     const swatch = make("i");
     swatch.style.background = `rgb(${colour})`;
-    const number = image.reduce((sum, one) => sum + (one === local), 0);
+    const number = there.image.reduce((sum, one, p) => sum + (one === local && isClear(there, p)), 0);
     return make("li", {}, swatch, trainingPicture(local),
-      make("span", { textContent: `${imageName(local)}: ${count(number, "pixel")}` }));
+      make("span", { textContent: `${inSentence(local)}: ${count(number, "pixel")}` }));
   });
-  return [make("ul", {}, ...items)];
+  return items.length ? [make("ul", {}, ...items)] : [];
 }
 
 function offsetLegend() {
@@ -63,10 +67,11 @@ function offsetLegend() {
 
 function withoutLegend() {
   const { leftOut } = about.samples[now.sample];
+  if (leftOut === null) return [];
   const before = part("states", now.sample, numSteps), after = part("repainted", now.sample);
   const change = byPixel((p) => along(DIVERGING, 0.5 + difference(after, before, p) / 2));
   return [make("div", { className: "row" },
-    figure(trainingPicture(leftOut), `left out: ${imageName(leftOut)}`),
+    figure(trainingPicture(leftOut), `left out: ${inSentence(leftOut)}`),
     figure(makePicture("The sample with it", ofThousandths(before)), "with it"),
     figure(makePicture("The sample without it", ofThousandths(after)), "without it"),
     figure(makePicture("What changed: blue is darker, red brighter", change), "change: blue darker, red brighter"))];
@@ -98,15 +103,15 @@ const VIEWS = {
     caption: () => `The picture that the machine ends with, at t = ${time(numSteps)}.`,
   },
   source: {
-    group: 1, name: "Source image", title: "Source image of each pixel", legend: sourceLegend, dots: true, same: true,
-    paint: () => { const { image } = heaviest(now.step); return byPixel((p) => colourOfImage(image[p])); },
+    group: 1, name: "Source image", title: "Source image of each pixel", legend: sourceLegend, same: true,
+    paint: () => { const there = heaviest(now.step); return byPixel((p) => faintUnlessClear(there, p, colourOfImage(there.image[p]))); },
     caption: () => `The training image that each pixel comes from: in colour those that give most in the end, grey all others. ${sourceCaption()}`,
   },
   offset: {
-    group: 1, name: "Offset", title: "Offset of each pixel's source", legend: offsetLegend, dots: true, same: true,
+    group: 1, name: "Offset", title: "Offset of each pixel's source", legend: offsetLegend, same: true,
     paint: () => {
-      const { image, down, right } = heaviest(now.step), most = ofMosaic.farthest || 1;
-      return byPixel((p) => (isThere(image[p]) ? directed(down[p], right[p], Math.hypot(down[p], right[p]) / most) : [0, 0, 0]));
+      const there = heaviest(now.step), { down, right } = there, most = ofMosaic.farthest || 1;
+      return byPixel((p) => faintUnlessClear(there, p, directed(down[p], right[p], Math.hypot(down[p], right[p]) / most)));
     },
     caption: () => `How far each pixel was moved: direction as hue, distance as darkness. ${sourceCaption()}`,
   },
@@ -144,7 +149,8 @@ const VIEWS = {
     paint: () => ofThousandths(part("repainted", now.sample)),
     caption: () => {
       const { leftOut, changed } = about.samples[now.sample];
-      return `The same noise without ${imageName(leftOut)}, which gave most pixels: ${changed.toLocaleString("en")} of ${numPixels.toLocaleString("en")} pixels change by more than a twentieth of the range.`;
+      if (leftOut === null) return "There is no other training image to paint with.";
+      return `The same noise without ${inSentence(leftOut)}, which gave most pixels: ${changed.toLocaleString("en")} of ${numPixels.toLocaleString("en")} pixels change.`;
     },
   },
 };

@@ -17,13 +17,17 @@ function fit() {
 
 function showPicture() {
   const canvas = byId("picture"), context = canvas.getContext("2d"), view = VIEWS[now.view];
-  const picture = view.paint(), there = heaviest(now.step);
-  enlarge(context, new ImageData(picture.rgba, width, height));
-  if (view.dots) dots(context, there, picture);
-  if (now.pieces && view.pieces !== false) borders(context, (p, q) => !sameSource(there, p, there, q), "#fff");
-  if (view.same) {
-    const image = there.image[now.row * width + now.column];
-    borders(context, (p, q) => (there.image[p] === image) !== (there.image[q] === image), "#ff4fd8");
+  const there = heaviest(now.step);
+  enlarge(context, new ImageData(view.paint().rgba, width, height));
+  if (now.pieces && view.pieces !== false) {
+    const sameClear = (p, q) => isClear(there, p) === isClear(there, q);
+    const samePiece = (p, q) => sameClear(p, q) && (!isClear(there, p) || sameSource(there, p, there, q));
+    borders(context, (p, q) => !samePiece(p, q), "#fff");
+  }
+  const chosen = now.row * width + now.column;
+  if (view.same && isClear(there, chosen)) {
+    const same = (p) => isClear(there, p) && there.image[p] === there.image[chosen];
+    borders(context, (p, q) => same(p) !== same(q), "#ff4fd8");
   }
   const side = about.windows[now.step], thick = 4 * Math.max(1, Math.round(devicePixelRatio));
   for (const [top, high] of runs(covered(now.row, side, height, about.wraps))) {
@@ -33,18 +37,6 @@ function showPicture() {
   }
   outline(context, [now.column, now.row, 1, 1].map((length) => length * cell), thick + (now.pinned ? thick / 2 : 0));
   canvas.ariaLabel = `${view.title}, ${height} by ${width} pixels; choose a pixel with the arrow keys`;
-}
-
-// A dot on each pixel without a source of half the weight.
-function dots(context, there, { rgba }) {
-  for (let p = 0; p < numPixels; p++) {
-    if (there.weight[p] >= 500) continue;
-    const bright = rgba[4 * p] + 2 * rgba[4 * p + 1] + rgba[4 * p + 2] / 2 > 350;
-    context.fillStyle = bright ? "#0008" : "#fff9";
-    context.beginPath();
-    context.arc(((p % width) + 0.5) * cell, (Math.floor(p / width) + 0.5) * cell, Math.max(0.5, cell / 9), 0, 2 * Math.PI);
-    context.fill();
-  }
 }
 
 // Lines between neighbouring pixels that are apart.
@@ -142,7 +134,7 @@ function tell() {
   telling = setTimeout(() => {
     const [first] = sourcesOf(now.row, now.column);
     const source = first
-      ? `${percent(first.weight)} from ${imageName(first.image)}, row ${first.row}, column ${first.column}`
+      ? `${percent(first.weight)} from ${inSentence(first.image)}, row ${first.row}, column ${first.column}`
       : "no source";
     byId("live").textContent = `Row ${now.row}, column ${now.column}${now.pinned ? ", pinned" : ""}: ${source}`;
   }, 200);

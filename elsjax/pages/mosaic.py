@@ -24,7 +24,6 @@ _ASSETS = {
     "script": ("mosaic-data.js", "mosaic-drawing.js", "mosaic-views.js", "mosaic.js"),
 }
 _LEAST_SHARE_OF_IMAGES = 0.25  # of a page whose one sample leaves less
-_CHANGED = 0.1  # in [-1, 1]: a twentieth of the range
 _SIZED_IMAGES = 256
 _OTHER_BYTES = 50_000  # at most, of a page: titles, names, times; and errors of the estimate
 
@@ -222,7 +221,8 @@ def _group(shown: _Shown, samples: Sequence[int], most: int) -> _Group:
         top = shown.mosaic.top
         image, weight = (np.asarray(a)[:, np.asarray(samples)] for a in (top.image, top.weight))
         total = np.bincount(image[image >= 0], weight[image >= 0], len(shown.pixels))
-        total[np.asarray(shown.mosaic.left_out)[np.asarray(samples)]] = np.inf
+        left_out = np.asarray(shown.mosaic.left_out)[np.asarray(samples)]
+        total[left_out[left_out >= 0]] = np.inf
         order = np.argsort(-total[images], kind="stable")
         images = images[np.concatenate([np.sort(order[:most]), np.sort(order[most:])])]
     return _Group(np.asarray(samples), images, min(most, len(images)))
@@ -296,15 +296,15 @@ def _page(shown: _Shown, groups: list[_Group], number: int) -> str:
 def _about_sample(shown: _Shown, group: _Group, b: int) -> dict[str, Any]:
     """What a page knows of a sample beside arrays."""
     mosaic = shown.mosaic
-    apart = np.abs(np.asarray(mosaic.repainted[b]) - np.asarray(mosaic.samples[b])).max(-1)
+    left_out = np.flatnonzero(group.images == int(mosaic.left_out[b])).tolist()
     r = None
     if shown.similarity is not None and np.isfinite(shown.similarity[b]):
         r = f"{shown.similarity[b]:.2f}"
     return {
         "number": b + 1,
         "label": None if mosaic.label is None else int(mosaic.label[b]),
-        "leftOut": int(np.flatnonzero(group.images == int(mosaic.left_out[b]))[0]),
-        "changed": int((apart > _CHANGED).sum()),
+        "leftOut": left_out[0] if left_out else None,
+        "changed": int(mosaic.changed[b]),
         "r": r,
     }
 
