@@ -10,9 +10,9 @@ import pytest
 from small_inputs import IMAGES, KEY, LABELS, PIXELS, X
 
 import elsjax
+from elsjax.process.sampling import sample_keys
 
 SHAPE = X.shape[1:]
-NOISE = np.concatenate([X, -X[:1]])
 WINDOWS = elsjax.WindowSchedule((3, 3, 5))
 
 
@@ -25,15 +25,15 @@ def make(kind, images=PIXELS, labels=None, window=None, **options):
 def els():
     """A mosaic of all entries of an ELS machine, in float64."""
     with jax.enable_x64(True):
-        return elsjax.mosaic(make("els"), NOISE, num_steps=3, top=6 * 36)
+        return elsjax.mosaic(make("els"), X, num_steps=3, top=6 * 36)
 
 
 @pytest.mark.parametrize(
     ("kind", "window", "label", "solver", "times"),
     [
         ("is", None, None, "ancestral", None),
-        ("es", None, (0, 2, 1), "ddim", (0.8, 0.3, 0)),
-        ("ls", WINDOWS, (0, 2, 1), "heun", None),
+        ("es", None, 2, "ddim", (0.8, 0.3, 0)),
+        ("ls", WINDOWS, (0, 2), "heun", None),
         ("bbels", 3, None, "ancestral", (0.9, 0.4, 0.1)),
     ],
 )
@@ -41,23 +41,27 @@ def test_it_is_what_sampling_computes(kind, window, label, solver, times):
     machine = make(kind, labels=LABELS, window=window)
     steps = None if times else 3
     label = None if label is None else np.array(label)
-    process = {"label": label, "solver": solver, "key": KEY, "times": times}
+    process = {"solver": solver, "times": times}
     told = []
     mosaic = elsjax.mosaic(
         machine,
-        NOISE,
+        X,
         num_steps=steps,
+        label=label,
+        key=KEY,
         **process,
         top=2,
-        batch_size=2,
+        batch_size=1 if window is WINDOWS else None,
         progress=lambda *progress: told.append(progress),
     )
-    path = elsjax.sample(machine, NOISE, steps, **process, return_trajectory=True)
+    path = elsjax.sample(machine, X, steps, label, key=KEY, **process, return_trajectory=True)
     np.testing.assert_allclose(mosaic.times, path.times, rtol=1e-6)
     np.testing.assert_allclose(mosaic.states, path.x, atol=1e-4)
     np.testing.assert_allclose(mosaic.x0, path.x0, atol=1e-4)
     np.testing.assert_array_equal(mosaic.samples, mosaic.states[-1])
-    np.testing.assert_array_equal(mosaic.label, label)
+    if label is not None:
+        label = np.broadcast_to(label, 2)
+        np.testing.assert_array_equal(mosaic.label, label)
     sides = [5, 3, 3] if window is WINDOWS else [window or 0] * len(path.x0)
     np.testing.assert_array_equal(mosaic.windows, sides)
     for step, (x, t) in enumerate(zip(mosaic.states[:-1], mosaic.times[:-1].tolist(), strict=True)):
@@ -72,10 +76,18 @@ def test_it_is_what_sampling_computes(kind, window, label, solver, times):
         )
         np.testing.assert_allclose(mosaic.entropy[step], expected.entropy, atol=1e-4)
     for sample, number in enumerate(mosaic.left_out):
-        less = elsjax.sample(machine.without([number]), NOISE, steps, **process)
-        np.testing.assert_allclose(mosaic.repainted[sample], less[sample], atol=1e-4)
+        one = slice(sample, sample + 1)
+        less = elsjax.sample(
+            machine.without([number]),
+            X[one],
+            steps,
+            None if label is None else label[one],
+            key=sample_keys(KEY, 2)[one],
+            **process,
+        )
+        np.testing.assert_allclose(mosaic.repainted[one], less, atol=1e-4)
     assert all(isinstance(array, np.ndarray) for array in jax.tree.leaves(mosaic))
-    count = 3 * len(mosaic.windows)
+    count = 2 * len(mosaic.windows)
     assert told[0] == (0, 2 * count)
     assert told[-1] == (2 * count, 2 * count)
     assert told == sorted(told)
@@ -122,7 +134,7 @@ def test_commitment_is_when_the_last_source_comes_to_stay(els):
 
 
 def test_the_image_of_most_pixels_is_left_out(els):
-    for sample in range(3):
+    for sample in range(2):
         counts = collections.Counter()
         for row, column in np.ndindex(SHAPE[:2]):
             place = (-1, sample, row, column, 0)
@@ -150,7 +162,7 @@ def test_changed_pixels_differ_by_more_than_half_a_level(els):
     repainted[0, 0, 0] += 0.9 / 255
     repainted[1, :2, 0] -= 1.1 / 255
     changed = dataclasses.replace(els, repainted=repainted).changed
-    np.testing.assert_array_equal(changed, [0, 2, 0])
+    np.testing.assert_array_equal(changed, [0, 2])
 
 
 def test_one_training_image_is_the_source_of_everything():
@@ -185,10 +197,10 @@ def test_whole_images_are_of_one_piece(kind):
 def test_a_machine_on_a_mesh():
     mesh = elsjax.make_mesh(2, 2)
     found, expected = (
-        elsjax.mosaic(make("ls", mesh=one), NOISE, num_steps=2, top=3) for one in (mesh, None)
+        elsjax.mosaic(make("ls", mesh=one), X, num_steps=2, top=3) for one in (mesh, None)
     )
     for name, array in expected.arrays().items():
-        np.testing.assert_allclose(found.arrays()[name], array, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(found.arrays()[name], array, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +237,7 @@ def test_approximate_weights_are_refused(cache_dir):
 
 
 def test_files_hold_all_of_it(els, tmp_path):
-    for mosaic in (els, dataclasses.replace(els, label=np.array([1, 2, 0]))):
+    for mosaic in (els, dataclasses.replace(els, label=np.array([1, 2]))):
         np.savez(tmp_path / "mosaic.npz", **mosaic.arrays(), network=mosaic.samples)
         found = elsjax.load_mosaic(tmp_path / "mosaic.npz")
         assert jax.tree.structure(found) == jax.tree.structure(mosaic)

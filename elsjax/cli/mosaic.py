@@ -20,7 +20,7 @@ from elsjax.experiments.states import States
 from elsjax.machines import MOST_TOP
 from elsjax.nn import Network
 from elsjax.nn.zoo import zoo
-from elsjax.pages import mosaic_page
+from elsjax.pages import mosaic_page, page_name
 from elsjax.pixels import to_uint8
 from elsjax.process.schedules import Schedule
 
@@ -59,13 +59,11 @@ class Mosaic(Sampling):
         """
         with Run(self.out, overwrite=self.overwrite) as run:
             found = self._run(run)
-        for sample, (image, changed) in enumerate(zip(found.left_out, found.changed, strict=True)):
-            print(
-                f"sample {sample}: training image {image} gave most pixels; "
-                f"without it {changed} pixels change"
-                if image >= 0
-                else f"sample {sample}: there is no other training image"
-            )
+        for sample, (image, changed) in enumerate(
+            zip(found.left_out.tolist(), found.changed.tolist(), strict=True), 1
+        ):
+            without = f"image {image} gave most pixels; without it {changed} pixels change"
+            print(f"sample {sample}: {without if image >= 0 else 'there is no other image'}")
         print(f"open {self.out / 'mosaic.html'}")
 
     def _run(self, run: Run) -> elsjax.Mosaic:
@@ -156,6 +154,5 @@ def _save(
         title=f"{data.name}: where every pixel of {len(mosaic.left_out)} samples came from",
         config=config,
     )
-    for number, page in enumerate(pages, 1):
-        name = "mosaic.html" if number == 1 else f"mosaic-{number}.html"
-        run.save_bytes(name, page.encode(errors="replace"))
+    for number, page in enumerate(pages):
+        run.save_bytes(page_name(number), page.encode(errors="replace"))
