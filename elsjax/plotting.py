@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
@@ -65,7 +65,7 @@ def mosaic_figure(mosaic: Mosaic, network: Float[np.ndarray, "b h w c"] | None =
     Columns: the sample; at the last step, the image that each pixel came from, a colour for each,
     how far it was moved (hue is the direction, white is in place) and the effective number of its
     sources; since when the source is the last one; and the sample without the image of most pixels.
-    Pixels whose largest weight is below one half, so that their source is ambiguous, are grey.
+    The colour of a pixel whose source is ambiguous, of a weight below one half, fades into grey.
 
     Args:
       mosaic: the mosaic.
@@ -75,16 +75,16 @@ def mosaic_figure(mosaic: Mosaic, network: Float[np.ndarray, "b h w c"] | None =
       The figure.
     """
     weight, image = (np.asarray(a)[-1, ..., 0] for a in (mosaic.top.weight, mosaic.top.image))
-    ambiguous = weight < CLEAR
+    clarity = np.minimum(weight / CLEAR, 1)
     ranks, counts = zip(*map(_ranks, image), strict=True)
     number = np.log(np.asarray(mosaic.effective_number)[-1])
     times = np.asarray(mosaic.times)[mosaic.commitment]
     columns = [
         ("sample", np.asarray(mosaic.samples)),
-        ("source image", _colors(_hues(np.stack(ranks)), ambiguous)),
-        ("offset", _colors(_directions(mosaic.offset[-1, ..., 0, :]), ambiguous)),
+        ("source image", _colors(_hues(np.stack(ranks)), clarity)),
+        ("offset", _colors(_directions(mosaic.offset[-1, ..., 0, :]), clarity)),
         ("effective number", _colors(colormaps["magma"](number / max(number.max(), 1e-3)))),
-        ("settled at", _colors(colormaps["viridis"](times / np.asarray(mosaic.times)[0]))),
+        ("settled at", _colors(colormaps["viridis"](times / times.max()))),
         ("without one image", np.asarray(mosaic.repainted)),
     ]
     captions = [
@@ -135,11 +135,11 @@ def _directions(offset: Int[np.ndarray, "*b 2"]) -> Float[np.ndarray, "*b 3"]:
 
 
 def _colors(
-    colors: Float[np.ndarray, "*b c"], grey: Bool[np.ndarray, "*b"] | None = None
+    colors: Float[np.ndarray, "*b c"], clarity: Float[np.ndarray, "*b"] | None = None
 ) -> Float[np.ndarray, "*b 3"]:
-    """Colours as an image in [-1, 1], some pixels of which are grey."""
+    """Colours as an image in [-1, 1]; where they are not clear they fade into grey, which is 0."""
     shown = 2 * colors[..., :3] - 1
-    return shown if grey is None else np.where(grey[..., None], 0.0, shown)
+    return shown if clarity is None else shown * clarity[..., None]
 
 
 def grid_figure(images: Float[Array | np.ndarray, "b h w c"], num_columns: int = 8) -> Figure:

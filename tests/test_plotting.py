@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 
+import elsjax
 from elsjax import plotting
 
 _COLUMNS = ("machine", "window", "num_images")
@@ -105,3 +106,32 @@ def test_any_calibration_gets_a_figure(num_times, windows, cosine):
     cosines = np.full((num_times, len(windows)), cosine)
     for lines in ({}, {"published, with a name that is far too long for the figure": times * 4}):
         _draw(plotting.calibration_figure(times, windows, cosines, lines))
+
+
+@pytest.mark.parametrize("network", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_mosaic_gets_a_figure(network, channels):
+    rng = np.random.default_rng(0)
+    steps, batch, side = 3, 2, 4
+    sources = rng.integers(0, side, (3, steps, batch, side, side, 2))
+    weight = rng.uniform(size=sources.shape[1:])
+    sources[1:, -1, :, 0, 0], weight[-1, :, 0, 0] = 0, 0.5  # the first pixel is in place
+    images = rng.uniform(-1, 1, (steps + 1, batch, side, side, channels))
+    mosaic = elsjax.Mosaic(
+        times=np.linspace(1, 0, steps + 1),
+        windows=np.full(steps, 3),
+        states=images,
+        x0=images[1:],
+        top=elsjax.Top(weight, *sources),
+        effective_number=np.ones((steps, batch, side, side)),
+        entropy=np.zeros((steps, batch, side, side)),
+        label=None,
+        left_out=np.array([3, -1]),
+        repainted=images[-1],
+    )
+    figure = _draw(plotting.mosaic_figure(mosaic, images[0] if network else None))
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    columns = 6 + network
+    assert len(labels) == 2 * columns
+    assert (labels[columns - 1], labels[-1]) == ("#3: 0 pixels", "no other image")
+    np.testing.assert_allclose(figure.axes[2 + network].images[0].get_array()[0, 0], 1)
