@@ -167,17 +167,16 @@ def save(path, saved, **changed):
     """Writes an object as `torch.save` does; `changed` replaces records of the archive."""
     records = {}
     stream = io.BytesIO()
-    pickler = pickle.Pickler(stream, protocol=2)
 
-    def persistent_id(thing):
-        if not isinstance(thing, Storage):
-            return None
-        key = str(len(records))
-        records[f"data/{key}"] = thing.numbers.tobytes()
-        return ("storage", thing.kind, key, "cuda:0", thing.numbers.size)
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, thing):
+            if not isinstance(thing, Storage):
+                return None
+            key = str(len(records))
+            records[f"data/{key}"] = thing.numbers.tobytes()
+            return ("storage", thing.kind, key, "cuda:0", thing.numbers.size)
 
-    pickler.persistent_id = persistent_id
-    pickler.dump(saved)
+    Pickler(stream, protocol=2).dump(saved)
     records |= {"data.pkl": stream.getvalue(), "version": b"3\n", "byteorder": b"little"}
     return archive(path, records | {k.replace("_pkl", ".pkl"): v for k, v in changed.items()})
 
