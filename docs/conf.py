@@ -59,6 +59,7 @@ autodoc_typehints_format = "short"
 autodoc_default_options = {
     "show-inheritance": True,
     "exclude-members": "tree_flatten,tree_unflatten",
+    "special-members": "__call__",
 }
 python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False

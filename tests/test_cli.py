@@ -12,6 +12,7 @@ from environment import FAST
 import elsjax
 from elsjax import cli
 from elsjax.cli.bench import Bench
+from elsjax.cli.experiment import class_numbers
 from elsjax.experiments.runs import Run
 
 SMALL = [
@@ -112,6 +113,16 @@ def test_labels_restrict_each_sample_to_its_class(tmp_path):
     assert np.abs(each["samples"][0] - same["samples"][0]).max() > 0.1
 
 
+def test_classes_have_names_where_the_data_has_them():
+    images, labels = np.zeros((2, 1, 1, 1), np.uint8), np.arange(2, dtype=np.int32)
+    named = elsjax.Dataset("pets", "train", images, labels, ("cat", "dog"))
+    assert class_numbers(("dog", 0, "cat", 5), named) == (1, 0, 0, 5)
+    with pytest.raises(ValueError, match="label='cow' is no class of dataset='pets'.*0 cat, 1 dog"):
+        class_numbers(("cow",), named)
+    with pytest.raises(ValueError, match="label='dog' is no class of dataset='x'; it is a number"):
+        class_numbers(("dog",), elsjax.Dataset("x", "train", images, labels, None))
+
+
 @pytest.mark.parametrize("dataset", ["cifar10", "fashion_mnist"])
 @pytest.mark.parametrize("label", [(), ("--label", "3")])
 def test_tfds_data_sets_conditional_and_not(tmp_path, monkeypatch, tfds_dir, dataset, label):
@@ -135,6 +146,10 @@ def test_tfds_data_sets_conditional_and_not(tmp_path, monkeypatch, tfds_dir, dat
         (["--machine", "is", "--window", "3"], "window='3' does not apply to machine='is'"),
         (["--machine", "els", "--window", "9"], "window=9 must be at most 8"),
         (["--label", "77"], "label=77 is no class of the data"),
+        (
+            ["--label", "x"],
+            "label='x' is no class of dataset='mnist5k'; it is a number, or a name, of 0",
+        ),
         (["--label", "1", "2"], "must be one class, or num_samples=3 of them"),
         (["--num-samples", "0"], "num_samples=0 must be an integer of at least 1"),
         (["--tolerance", "2"], "tolerance=2.0 must lie in (0, 1)"),

@@ -82,6 +82,7 @@ def test_any_denoisers_are_compared_under_their_names(solver):
     np.testing.assert_allclose(found.measures("half / 2", 3)["r2"], 1, atol=1e-6)
     np.testing.assert_allclose(found.agreement("half / 2"), 1, atol=1e-6)
     r = {name: found.measures(name, 6)["pearson_r"] for name in machines}
+    np.testing.assert_array_equal(found.measures("replay")["pearson_r"], r["replay"])
     better = found.better("half / 2", "replay", 6)
     np.testing.assert_array_equal(better, r["half / 2"] > r["replay"])
     rows = found.summary("replay")
@@ -181,7 +182,7 @@ def test_one_class_for_all_is_one_for_each():
         ({"noise": np.zeros((2, 8, 8))}, r"noise has shape \[2, 8, 8\]"),
         ({"noise": np.zeros((2, 9, 8, 1))}, r"x has shape \[2, 9, 8, 1\]"),
         ({"noise": np.full((1, *SHAPE), np.nan)}, "noise must be finite"),
-        ({"label": 1}, "label=.* was given, but this denoiser knows no classes"),
+        ({"label": 1}, "label=.* was given, but .* knows no classes"),
         ({"label": [1, 2]}, r"label has shape \[2\]"),
         ({"num_steps": 1}, "num_steps=1 must be at least 2 for protocol='late'"),
         ({"network_steps": ()}, r"network_steps=\(\) must hold at least one"),

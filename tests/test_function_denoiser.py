@@ -242,7 +242,7 @@ def test_an_unknown_label_of_64_bits_is_no_other_of_32():
 @pytest.mark.parametrize(
     ("num_classes", "label", "message"),
     [
-        (None, 0, "label=0 was given, but this denoiser knows no classes: num_classes=None"),
+        (None, 0, "label=0 was given, but FunctionDenoiser knows no classes: it was made"),
         (3, 3, "label=3 must lie in 0 to 2"),
         (3, [0, -1, 2], r"label=\[0, -1, 2\] must lie in 0 to 2"),
         (3, [0, 1], r"label has shape \[2\]; expected \[\] or \[3\]"),

@@ -86,3 +86,15 @@ def test_the_table_of_a_data_set_and_a_kind_of_network():
     assert published_table("mnist5k", "unet", "zeros") == "mnist/unet/zeros"
     assert published_table("mnist5k", "unet", "circular") is None
     assert published_table("photos", "unet", "zeros") is None
+
+
+@pytest.mark.parametrize(
+    ("t", "message"),
+    [
+        (np.array([0.1, 0.5]), r"t has shape \[2\]; expected one number in \[0, 1\]"),
+        (1.5, r"t=1.5 must lie in \[0, 1\]"),
+    ],
+)
+def test_a_window_is_of_one_time(t, message):
+    with pytest.raises(ValueError, match=message):
+        elsjax.published_windows("mnist/unet/zeros")(t)

@@ -62,7 +62,7 @@ class Calibrate(Experiment):
         options = self.data_options(network)
         use_all_cores()
         data = self.load_data(network, options)
-        label, noise = self.labels(network), self.noise(data)
+        label, noise = self.labels(network, data), self.noise(data)
         machine = self.machine(own_kind(network), data, network, windows[0])
         # Refuses what does not fit, such as a window wider than the images.
         process: dict[str, Any] = {"label": label, "solver": self.solver, "key": self.key}

@@ -81,7 +81,7 @@ class Compare(Experiment):
         window = self._window(network, kinds, options.dataset)
         use_all_cores()
         data = self.load_data(network, options)
-        label, noise = self.labels(network), self.noise(data)
+        label, noise = self.labels(network, data), self.noise(data)
         machines: dict[str, elsjax.ScoreMachine] = {
             kind: self.machine(kind, data, network, None if kind in ("is", "es") else window)
             for kind in kinds

@@ -57,9 +57,9 @@ class Experiment:
     """Training images of the machines. By default those that the network was trained on."""
     num_samples: int = 2
     """Number of samples."""
-    label: tuple[int, ...] = ()
-    """Classes that a conditional network is given: one for all samples, or one for each. Default:
-    all classes in turn."""
+    label: tuple[int | str, ...] = ()
+    """Classes that a conditional network is given, by number or name: one for all samples, or one
+    for each. Default: all classes in turn."""
     num_steps: int = 20
     """Steps of the machines' time grid, from 1 to 0."""
     solver: Solver = "ddim"
@@ -129,9 +129,9 @@ class Experiment:
                 )
         return data
 
-    def labels(self, network: Network) -> np.ndarray | None:
+    def labels(self, network: Network, data: Dataset) -> np.ndarray | None:
         """The class of each sample, [B]; None for an unconditional network."""
-        classes = self.label
+        classes = class_numbers(self.label, data)
         if network.num_classes is not None and not classes:
             classes = tuple(range(network.num_classes))
         return np.resize(np.asarray(classes, np.int32), self.num_samples) if classes else None
@@ -251,12 +251,37 @@ def indexed(
         return machine.with_index(tolerance, labels=labels, progress=progress)
 
 
-def check_labels(label: tuple[int, ...], num_samples: int) -> None:
-    """Raises ValueError unless there is no label, one, or one for each sample, all non-negative."""
+def check_labels(label: tuple[int | str, ...], num_samples: int) -> None:
+    """Raises ValueError unless there is no label, one, or one for each sample; numbers from 0."""
     if len(label) not in (0, 1, num_samples):
         raise ValueError(f"label={label} must be one class, or num_samples={num_samples} of them")
     for one in label:
-        checks.in_range("label", one, 0, np.iinfo(np.int32).max)
+        if not isinstance(one, str):
+            checks.in_range("label", one, 0, np.iinfo(np.int32).max)
+
+
+def class_numbers(label: tuple[int | str, ...], data: Dataset) -> tuple[int, ...]:
+    """Classes by their numbers.
+
+    Args:
+      label: numbers, or names.
+      data: images of these classes.
+
+    Returns:
+      Their numbers.
+
+    Raises:
+      ValueError: if a name is none of a class.
+    """
+    names = data.label_names or ()
+    for one in label:
+        if isinstance(one, str) and one not in names:
+            known = ", ".join(f"{number} {name}" for number, name in enumerate(names[:20]))
+            expected = f"a number, or a name, of {known}" if names else "a number from 0"
+            raise ValueError(
+                f"label={one!r} is no class of dataset={data.name!r}; it is {expected}"
+            )
+    return tuple(names.index(one) if isinstance(one, str) else one for one in label)
 
 
 def _sides(*sides: int) -> str:

@@ -106,12 +106,14 @@ def _figure(results: dict[str, np.ndarray]) -> plotting.Figure:
         columns.append((f"E[x0 | x_{t:.2g}]", x0[shown]))
     columns += [
         ("sample", results["samples"][shown]),
-        ("nearest image", results["nearest_images"][shown]),
+        ("nearest of all images", results["nearest_images"][shown]),
     ]
+    labels = results.get("labels")
     captions = [
-        [""] * (len(columns) - 1) + [f"#{index}, rms {distance:.2f}"]
-        for index, distance in zip(
-            results["nearest_index"][shown], results["nearest_distance"][shown], strict=True
+        [""] * (len(columns) - 2)
+        + ["" if labels is None else f"class {labels[number]}", f"#{index}, rms {distance:.2f}"]
+        for number, (index, distance) in enumerate(
+            zip(results["nearest_index"][shown], results["nearest_distance"][shown], strict=True)
         )
     ]
     return plotting.sample_figure(columns, captions)

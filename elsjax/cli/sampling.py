@@ -10,7 +10,7 @@ import tyro
 import elsjax
 from elsjax import checks
 from elsjax.cli.data import DataOptions, describe
-from elsjax.cli.experiment import MAX_COUNT, all_devices, check_labels
+from elsjax.cli.experiment import MAX_COUNT, all_devices, check_labels, class_numbers
 from elsjax.cli.schedule import parse_schedule
 from elsjax.cli.window import parse_window, window_list
 from elsjax.data.datasets import Dataset
@@ -56,8 +56,8 @@ class Sampling:
     """For els: training patches wrap around the border."""
     num_samples: int = 3
     """Number of images to draw."""
-    label: tuple[int, ...] = ()
-    """Condition on a class: one for all samples, or one for each."""
+    label: tuple[int | str, ...] = ()
+    """Condition on a class, by number or name: one for all samples, or one for each."""
     num_steps: int = 20
     """Steps of the reverse process."""
     solver: Solver = "ddim"
@@ -102,8 +102,9 @@ class Sampling:
         )
         key = jax.random.key(self.seed)
         noise = elsjax.initial_noise(key, self.num_samples, machine.image_shape)
-        label = np.resize(np.asarray(self.label, np.int32), self.num_samples)
-        process = {"label": label if self.label else None, "solver": self.solver, "key": key}
+        classes = np.asarray(class_numbers(self.label, data), np.int32)
+        label = np.resize(classes, self.num_samples) if self.label else None
+        process = {"label": label, "solver": self.solver, "key": key}
         return Start(data, machine, noise, process)
 
     def describe(self, command: str, start: Start) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class Sampling:
         return {
             "command": command,
             **options,
-            "label": list(self.label),
+            "label": list(class_numbers(self.label, start.data)),
             "schedule": schedule_config(start.machine.schedule),
             "windows": window_list(start.machine.window),
             **describe(start.data),

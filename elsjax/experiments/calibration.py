@@ -2,8 +2,8 @@
 
 At each time of the network's own reverse process, every candidate window's machine predicts the
 noise in the network's x_t. The measure is the cosine similarity of the two predictions (Kamb &
-Ganguli 2025, section 5.1); each sample has its best window, and P(t) is the median over samples, the
-wider of the two in the middle if their number is even.
+Ganguli 2025, section 5.1); each sample has its best window, and P(t) is the median over samples,
+the wider of the two in the middle if their number is even.
 """
 
 import dataclasses

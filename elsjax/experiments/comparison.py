@@ -65,19 +65,24 @@ class Comparison(Cited):
         compared = Reference("kamb2025", "the comparison of machines with a network")
         return (compared, *solver_references(self.solver))
 
-    def measures(self, machine: str, network_steps: int) -> dict[str, Float[np.ndarray, " b"]]:
+    def measures(
+        self, machine: str, network_steps: int | None = None
+    ) -> dict[str, Float[np.ndarray, " b"]]:
         """How well a machine predicts each sample of the network.
 
         Args:
           machine: its name.
-          network_steps: the network's number of steps.
+          network_steps: the network's number of steps; None for the largest.
 
         Returns:
-          `elsjax.pearson_r`, its square and `elsjax.r2`, [B] each, by the names in `MEASURES`.
+          By the names "pearson_r", "pearson_r2" and "r2": `elsjax.pearson_r`, its square and
+          `elsjax.r2`, [B] each.
 
         Raises:
           ValueError: if there are no such samples.
         """
+        if network_steps is None:
+            network_steps = max(self.network)
         r = self._measure(pearson_r, machine, network_steps)
         explained = self._measure(r2, machine, network_steps)
         return dict(zip(MEASURES, (r, r**2, explained), strict=True))
@@ -198,8 +203,9 @@ def compare(
       label: class to condition on, integer or [B]; None for unconditional.
       num_steps: S, steps of the machines' uniform time grid from 1 to 0.
       network_steps: numbers of steps of the network from 1 to 0, one run each.
-      protocol: "late", "aligned" or "published"; see the module's docstring. Under "published" a
-        machine whose `window` is a `WindowSchedule` is seen `with_window` of the shifted one.
+      protocol: where they start: "late", both one of the S steps below t = 1; "aligned", both at
+        t = 1; "published", the network at t = 1 and the machine one step below, where a machine
+        whose `window` is a `WindowSchedule` looks through that of the grid point above.
       solver: of network and machines alike, see `elsjax.sample`; under "ancestral" all see the same
         Brownian path, whatever their numbers of steps.
       key: see `elsjax.sample`.
@@ -337,7 +343,7 @@ def machine_grid(
     """Time grid and window of the machine in a comparison.
 
     Args:
-      protocol: "late", "aligned" or "published"; see the module's docstring.
+      protocol: "late", "aligned" or "published", see `compare`.
       num_steps: S, steps of the uniform grid from 1 to 0.
       window: window of the machine.
 

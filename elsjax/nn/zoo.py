@@ -52,6 +52,8 @@ def zoo() -> dict[str, ZooEntry]:
 def load_pretrained(name: str) -> Network:
     """Loads a trained network that comes with the package.
 
+    `elsjax.published_windows` of the same name are those of a larger network of the paper's.
+
     Args:
       name: one that `elsjax zoo` lists, such as "mnist5k/unet/zeros".
 

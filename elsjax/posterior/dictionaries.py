@@ -15,8 +15,9 @@ per group and training image, d entries of a key, v entries of a value.
 """
 
 import dataclasses
+import functools
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -45,6 +46,18 @@ class AxisPart:
     keys: Runs
     tied: bool
 
+    def __post_init__(self) -> None:
+        for name in ("queries", "keys"):
+            runs = getattr(self, name)
+            nested = isinstance(runs, tuple) and all(isinstance(run, tuple) for run in runs)
+            if not nested or any(len(run) != 2 or not 0 <= run[0] < run[1] for run in runs):
+                raise ValueError(f"{name}={runs!r} must be runs, ((start, stop), ...)")
+        if self.tied and self.queries != self.keys:
+            raise ValueError(
+                f"keys={self.keys} must be queries={self.queries}: a tied axis sees patches at the "
+                "pixel's own coordinate"
+            )
+
     @property
     def num_queries(self) -> int:
         """Number of query coordinates."""
@@ -65,6 +78,14 @@ class WindowPart:
     window: Sides
     image_shape: ImageShape
     padding: Padding
+
+    def __post_init__(self) -> None:
+        checks.one_of("padding", self.padding, get_args(Padding))
+        for name, axis, length in zip(
+            ("rows", "columns"), self.axes, self.image_shape, strict=False
+        ):
+            if max(stop for _, stop in (*axis.queries, *axis.keys)) > length:
+                raise ValueError(f"{name}={axis} must lie in an image of {length} {name}")
 
     @property
     def axes(self) -> tuple[AxisPart, AxisPart]:
@@ -245,6 +266,20 @@ class Dictionary:
         return (
             AxisPart(inside, inside, tied=False),
             AxisPart(border, border, tied=True),
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def check_parts(dictionary: Dictionary) -> None:
+    """Raises ValueError unless the parts of a dictionary hold every pixel once."""
+    height, width, _ = dictionary.image_shape
+    pixels = np.concatenate([part.pixels for part in dictionary.parts])
+    counts = np.bincount(pixels, minlength=height * width)
+    if (counts != 1).any():
+        row, column = divmod(int(np.argmax(counts != 1)), width)
+        raise ValueError(
+            f"the parts of {type(dictionary).__name__} must hold every pixel once; pixel "
+            f"({row}, {column}) is in {counts[row * width + column]} of them"
         )
 
 

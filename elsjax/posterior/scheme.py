@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from elsjax import parallel
 from elsjax.posterior.answers import Question
-from elsjax.posterior.dictionaries import Dictionary
+from elsjax.posterior.dictionaries import Dictionary, check_parts
 from elsjax.posterior.methods import Method, Plan, choose
 from elsjax.posterior.training_set import TrainingSet
 
@@ -46,7 +46,11 @@ def choose_scheme(
 
     Returns:
       The scheme.
+
+    Raises:
+      ValueError: if the dictionary's parts do not hold every pixel once.
     """
+    check_parts(dictionary)
     shape = {} if training_set.mesh is None else training_set.mesh.shape
     num_images = -(-training_set.num_images // shape.get(parallel.DATA, 1))
     budget = memory_budget

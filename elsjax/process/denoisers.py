@@ -147,7 +147,7 @@ class Denoiser(Cited, abc.ABC):
           ValueError: if it is not.
         """
         if label is not None:
-            raise ValueError(f"label={label} was given, but this denoiser knows no classes")
+            raise ValueError(f"label={label} was given, but {type(self).__name__} knows no classes")
 
     def check_images(self, x: Float[ArrayLike, "b h w c"]) -> Array | np.ndarray:
         """Noisy images as an array.

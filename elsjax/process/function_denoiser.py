@@ -33,7 +33,15 @@ Function = Callable[[Float[Array, "b h w c"], Float[Array, " b"], Int[Array, " b
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, eq=False, init=False)
 class FunctionDenoiser(Predictor):
-    """A function `function(x, t, label)` as a denoiser; see the module's docstring.
+    """A function `function(x, t, label)` as a denoiser.
+
+    For x_t = alpha x_0 + sigma eps it returns an estimate of one of
+
+        noise     eps
+        x0        x_0
+        velocity  v = alpha eps - sigma x_0
+        score     s = grad log p_t = (alpha x_0 - x_t) / sigma²
+        edm       x_0, as D(x_t / alpha; sigma / alpha)
 
     The function is called as it is, and not compiled: wrap it in `jax.jit` yourself. It gets JAX
     arrays: x, [B, H, W, C], in float64 under `jax_enable_x64`, else float32; t, [B], in the same

@@ -71,7 +71,8 @@ class Predictor(Denoiser):
             return
         if self.num_classes is None:
             raise ValueError(
-                f"label={label} was given, but this denoiser knows no classes: num_classes=None"
+                f"label={label} was given, but {type(self).__name__} knows no classes: it was made "
+                "with num_classes=None"
             )
         values = checks.host_values(label)
         if values is not None and not ((values >= 0) & (values < self.num_classes)).all():

@@ -145,7 +145,8 @@ def sample(
       num_steps: number of steps of the uniform time grid from 1 to 0; None for 20, or as many as
         times has.
       label: class to condition on, integer or [B]; None for unconditional.
-      solver: "ddim", "heun" or "ancestral"; see the module's docstring.
+      solver: "ddim" or "heun", of the probability-flow ODE (Song, Meng & Ermon 2021; Karras et
+        al. 2022), or "ancestral", of the reverse SDE (Ho et al. 2020).
       key: typed key, needed by "ancestral" and used by it only: one for the batch, from which
         sample b folds in b, or one for each sample, [B]. Of Threefry, JAX's default: the draws of
         others depend on the batch.

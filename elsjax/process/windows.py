@@ -22,6 +22,7 @@ class WindowSchedule:
     """Window sides on a uniform time grid: entry m of n belongs to t = (m + 1) / n.
 
     Between grid points the nearest entry counts (the noisier one half way); below 1 / n the first.
+    `windows(0.5)` is the side of the window at t = 0.5.
 
     Args:
       windows: odd window sides, low noise first.
@@ -36,7 +37,19 @@ class WindowSchedule:
         object.__setattr__(self, "windows", checks.positive_ints("windows", self.windows, odd=True))
 
     def __call__(self, t: float) -> int:
-        """The window side at time t in [0, 1]."""
+        """The side of the window at a time.
+
+        Args:
+          t: one number in [0, 1]; 1 is noise.
+
+        Returns:
+          The side P(t).
+
+        Raises:
+          ValueError: if t is none.
+        """
+        if np.ndim(t):
+            raise ValueError(f"t has shape {list(np.shape(t))}; expected one number in [0, 1]")
         t = checks.in_range("t", t, 0.0, 1.0)
         steps = len(self.windows)
         # Rounded first, so that float32 times such as 0.175 lie half way as they should.
@@ -88,12 +101,19 @@ PUBLISHED_WINDOWS = tuple(_PUBLISHED)
 def published_windows(name: str) -> WindowSchedule:
     """A published window schedule P(t), 20 entries.
 
+    It was measured on a network of Kamb & Ganguli (2025), larger than that of the same name which
+    comes with this package (`elsjax.load_pretrained`).
+
     Args:
-      name: "dataset/network/padding", one of `PUBLISHED_WINDOWS`, such as "mnist/unet/zeros".
+      name: data set, network and padding, such as "mnist/unet/zeros". There are
+        "celeb_a/resnet/zeros", "celeb_a/unet/zeros", "cifar10/resnet/circular",
+        "cifar10/resnet/zeros", "cifar10/unet/zeros", "fashion_mnist/resnet/zeros",
+        "fashion_mnist/unet/zeros", "mnist/resnet/circular", "mnist/resnet/zeros" and
+        "mnist/unet/zeros".
 
     Returns:
-      The schedule that Kamb & Ganguli (2025) calibrated on that network, whose noise schedule is
-      `CosineSchedule()`; `WindowSchedule.transferred` gives it for another.
+      The windows through which machines predict that network best. Its noise schedule is
+      `CosineSchedule()`; `WindowSchedule.transferred` gives them for another.
 
     Raises:
       ValueError: if no such table was published; the message lists those that were.
