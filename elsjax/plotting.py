@@ -12,12 +12,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import hsv_to_rgb
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from elsjax.experiments.heldout import HeldoutCurve
-from elsjax.experiments.mosaics import CLEAR, Mosaic
+from elsjax.experiments.mosaics import Mosaic
 
+# Those of Okabe and Ito (2008), which the colour-blind can tell apart.
+_COLORS = np.array(
+    [to_rgb(c) for c in "#E69F00 #56B4E9 #009E73 #F0E442 #D55E00 #CC79A7 #0072B2".split()]
+)
 _TITLE_LENGTH = 24
 _LABEL_LENGTH = 40
 _LARGEST_SIDE = 2**15  # of a figure, in pixels; matplotlib draws no more than twice as many
@@ -59,13 +63,15 @@ def sample_figure(
     return figure
 
 
-def mosaic_figure(mosaic: Mosaic, network: Float[np.ndarray, "b h w c"] | None = None) -> Figure:
+def mosaic_figure(
+    mosaic: Mosaic, network: Float[Array | np.ndarray, "b h w c"] | None = None
+) -> Figure:
     """Where every pixel of samples came from, a row for each sample.
 
-    Columns: the sample; at the last step, the image that each pixel came from, a colour for each,
-    how far it was moved (hue is the direction, white is in place) and the effective number of its
-    sources; since when the source is the last one; and the sample without the image of most pixels.
-    The colour of a pixel whose source is ambiguous, of a weight below one half, fades into grey.
+    Columns: the sample; by source at three steps, a colour for each of the seven training images
+    that gave most in all, grey for others, as bright as the estimate; the effective number of
+    sources at the last step; since when the source is the last one; and the sample without the
+    image that gave most.
 
     Args:
       mosaic: the mosaic.
@@ -74,72 +80,46 @@ def mosaic_figure(mosaic: Mosaic, network: Float[np.ndarray, "b h w c"] | None =
     Returns:
       The figure.
     """
-    weight, image = (np.asarray(a)[-1, ..., 0] for a in (mosaic.top.weight, mosaic.top.image))
-    clarity = np.minimum(weight / CLEAR, 1)
-    ranks, counts = zip(*map(_ranks, image), strict=True)
+    image, weight = (np.asarray(a)[..., 0] for a in (mosaic.top.image, mosaic.top.weight))
     number = np.log(np.asarray(mosaic.effective_number)[-1])
-    times = np.asarray(mosaic.times)[mosaic.commitment]
-    columns = [
-        ("sample", np.asarray(mosaic.samples)),
-        ("source image", _colors(_hues(np.stack(ranks)), clarity)),
-        ("offset", _colors(_directions(mosaic.offset[-1, ..., 0, :]), clarity)),
-        ("effective number", _colors(colormaps["magma"](number / max(number.max(), 1e-3)))),
-        ("settled at", _colors(colormaps["viridis"](times / times.max()))),
+    settled = np.asarray(mosaic.times)[mosaic.commitment]
+    colors = np.stack(
+        [_by_source(image[:, b], weight[:, b]) for b in range(image.shape[1])], axis=1
+    )
+    columns = [("sample", np.asarray(mosaic.samples))]
+    if network is not None:
+        columns.append(("network", np.asarray(network)))
+    captions = [[""] * len(columns) for _ in columns[0][1]]
+    steps = sorted({int(share * (len(image) - 1)) for share in (0.15, 0.4, 1.0)})
+    for step in steps:
+        estimate = np.clip((np.asarray(mosaic.x0)[step].mean(-1, keepdims=True) + 1) / 2, 0, 1)
+        columns.append((f"sources, t = {mosaic.times[step]:.2g}", 2 * colors[step] * estimate - 1))
+    columns += [
+        ("effective number", 2 * colormaps["magma"](number / max(number.max(), 1e-3))[..., :3] - 1),
+        ("settled at", 2 * colormaps["viridis"](settled / settled.max())[..., :3] - 1),
         ("without one image", np.asarray(mosaic.repainted)),
     ]
-    captions = [
-        [
-            "",
-            f"{count} images",
-            f"{(move != 0).any(-1).mean():.0%} moved",
-            f"{np.exp(of_one.min()):.3g} to {np.exp(of_one.max()):.3g}",
-            f"t = {time.max():.2g} to {time.min():.2g}",
+    for b, row in enumerate(captions):
+        row += [f"P = {mosaic.windows[step]}" if mosaic.windows[step] else "" for step in steps]
+        left_out, changed = mosaic.left_out[b], mosaic.changed[b]
+        row += [
+            f"{np.exp(number[b].min()):.3g} to {np.exp(number[b].max()):.3g}",
+            f"t = {settled[b].max():.2g} to {settled[b].min():.2g}",
             f"#{left_out}: {changed} pixels" if left_out >= 0 else "no other image",
         ]
-        for count, move, of_one, time, left_out, changed in zip(
-            counts,
-            mosaic.offset[-1, ..., 0, :],
-            number,
-            times,
-            np.asarray(mosaic.left_out),
-            mosaic.changed,
-            strict=True,
-        )
-    ]
-    if network is not None:
-        columns.insert(1, ("network", network))
-        for row in captions:
-            row.insert(1, "")
     return sample_figure(columns, captions)
 
 
-def _ranks(image: Int[np.ndarray, "h w"]) -> tuple[Int[np.ndarray, "h w"], int]:
-    """Places of the images of a sample among these, that of most pixels first, and their number."""
-    numbers, inverse, counts = np.unique(image, return_inverse=True, return_counts=True)
-    order = np.argsort(np.argsort(-counts, kind="stable"))
-    return order[inverse].reshape(image.shape), len(numbers)
-
-
-def _hues(rank: Int[np.ndarray, "*b"]) -> Float[np.ndarray, "*b 3"]:
-    """Colours of numbers from 0 on, of which neighbours differ most."""
-    hue = rank * 0.618034 % 1
-    return hsv_to_rgb(np.stack([hue, 0.75 - 0.3 * (rank % 2), 1 - 0.15 * (rank % 3)], axis=-1))
-
-
-def _directions(offset: Int[np.ndarray, "*b 2"]) -> Float[np.ndarray, "*b 3"]:
-    """Colours of offsets: hue is the direction, and white is 0."""
-    distance = np.hypot(*np.moveaxis(offset, -1, 0))
-    hue = np.arctan2(offset[..., 0], offset[..., 1]) / (2 * np.pi) % 1
-    saturation = np.sqrt(distance / max(distance.max(), 1))
-    return hsv_to_rgb(np.stack([hue, saturation, np.ones_like(hue)], axis=-1))
-
-
-def _colors(
-    colors: Float[np.ndarray, "*b c"], clarity: Float[np.ndarray, "*b"] | None = None
-) -> Float[np.ndarray, "*b 3"]:
-    """Colours as an image in [-1, 1]; where they are not clear they fade into grey, which is 0."""
-    shown = 2 * colors[..., :3] - 1
-    return shown if clarity is None else shown * clarity[..., None]
+def _by_source(
+    image: Int[np.ndarray, "s h w"], weight: Float[np.ndarray, "s h w"]
+) -> Float[np.ndarray, "s h w 3"]:
+    """A colour for each of the images that gave most to a sample, grey for the others."""
+    there = image >= 0
+    given = np.bincount(image[there], weight[there] ** 2)
+    colors = np.full((len(given) + 1, 3), 0.75)  # the last is of no source
+    most = np.argsort(-given, kind="stable")[: len(_COLORS)]
+    colors[most] = _COLORS[: len(most)]
+    return colors[image]
 
 
 def grid_figure(images: Float[Array | np.ndarray, "b h w c"], num_columns: int = 8) -> Figure:

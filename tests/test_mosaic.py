@@ -133,15 +133,13 @@ def test_commitment_is_when_the_last_source_comes_to_stay(els):
     assert set(np.unique(els.commitment)) == {0, 1, 2}
 
 
-def test_the_image_of_most_pixels_is_left_out(els):
+def test_the_image_that_gave_most_is_left_out(els):
     for sample in range(2):
-        counts = collections.Counter()
-        for row, column in np.ndindex(SHAPE[:2]):
-            place = (-1, sample, row, column, 0)
-            if els.top.weight[place] >= 0.5:
-                counts[int(els.top.image[place])] += 1
-        most = max(counts.values())
-        assert els.left_out[sample] == min(n for n, count in counts.items() if count == most)
+        given = collections.Counter()
+        for place in np.ndindex(els.top.weight[:, sample].shape):
+            place = (place[0], sample, *place[1:])
+            given[int(els.top.image[place])] += els.top.weight[place] ** 2
+        assert given[int(els.left_out[sample])] == pytest.approx(max(given.values()))
 
 
 def test_what_is_flat_in_all_images_is_from_none_of_them():
@@ -191,7 +189,7 @@ def test_whole_images_are_of_one_piece(kind):
     offsets = mosaic.offset[..., 0, :] % 6
     np.testing.assert_array_equal(offsets, np.broadcast_to(offsets[:, :, :1, :1], offsets.shape))
     assert kind == "es" or (offsets == 0).all()
-    np.testing.assert_array_equal(mosaic.left_out, mosaic.top.image[-1, :, 0, 0, 0])
+    assert set(mosaic.left_out.tolist()) <= set(mosaic.top.image[..., 0].ravel().tolist())
 
 
 def test_a_machine_on_a_mesh():

@@ -62,7 +62,7 @@ class Mosaic(Sampling):
         for sample, (image, changed) in enumerate(
             zip(found.left_out.tolist(), found.changed.tolist(), strict=True), 1
         ):
-            without = f"image {image} gave most pixels; without it {changed} pixels change"
+            without = f"image {image} gave most; without it {changed} pixels change"
             print(f"sample {sample}: {without if image >= 0 else 'there is no other image'}")
         print(f"open {self.out / 'mosaic.html'}")
 

@@ -3,7 +3,7 @@
 The posterior mean of a score machine is a sum of training pixels by weight. A mosaic keeps, for
 each step of a reverse process and each pixel, the training pixels of the largest weights, and how
 many there are in effect. To see what one training image does, each sample is painted again, from
-the same noise, without the image that gave most of its pixels.
+the same noise, without the image that gave most.
 """
 
 import dataclasses
@@ -24,9 +24,6 @@ from elsjax.posterior.answers import Top
 from elsjax.process.denoisers import Denoiser
 from elsjax.process.sampling import Solver, Step, time_grid
 from elsjax.process.windows import WindowSchedule
-
-CLEAR = 0.5
-"""Largest weight from which on a pixel's source is clear; below it is ambiguous."""
 
 _HALF_A_LEVEL = 1 / 255  # of 256 levels of grey in [-1, 1]
 _KEPT = ("weight", "image", "row", "column", "effective_number", "entropy")
@@ -49,10 +46,10 @@ class Mosaic:
       effective_number: of training patches, [S, B, H, W].
       entropy: of their weights, in nats, [S, B, H, W].
       label: class of each sample, [B]; None without.
-      left_out: of each sample, the training image that gave most pixels at the last step, the
-        smallest number of several, [B]; -1 where there is no other image to paint with. Only pixels
-        of a clear source count, of a weight of at least one half, unless there are none: a flat
-        background is that of all images.
+      left_out: of each sample, the training image that gave most, [B]: that of the largest sum of
+        squared weights in `top` over all pixels and steps, so that what many images have alike, a
+        flat background, counts little; the smallest number of several. -1 where there is no other
+        image to paint with.
       repainted: the samples from the same noise without that image, [B, H, W, C]; the samples
         themselves where there is no other.
     """
@@ -130,7 +127,7 @@ def mosaic(
     """Samples a score machine and keeps where every pixel came from.
 
     The samples are those of `elsjax.sample`, to rounding. Each is then painted again without the
-    training image that gave most of its pixels, which takes as long again.
+    training image that gave most, which takes as long again.
 
     Args:
       machine: the score machine; weights are exact, so none of `with_index`.
@@ -168,7 +165,7 @@ def mosaic(
 
     kept = _recorded(sampler, machine, grid, top, states, tell)
     kept["top"] = Top(*(kept.pop(name) for name in ("weight", "image", "row", "column")))
-    left_out = _givers(machine, sampler.label, jax.tree.map(lambda array: array[-1], kept["top"]))
+    left_out = _givers(machine, sampler.label, kept["top"])
     repainted = _repainted(
         sampler, machine, grid, kept["states"][-1], left_out, lambda taken: tell(half + taken)
     )
@@ -282,20 +279,21 @@ def _earlier(
 def _givers(
     machine: ScoreMachine, label: Int[np.ndarray, " b"] | None, top: Top
 ) -> Int[np.ndarray, " b"]:
-    """The training image of most pixels of each sample; -1 where there is no other.
+    """The training image that gave most to each sample; -1 where there is no other.
 
     Args:
       machine: the machine.
       label: of each sample, [B].
-      top: sources of the last step, [B, H, W, k].
+      top: sources of all steps, [S, B, H, W, k].
     """
-    labels = [None] * len(top.image) if label is None else label.tolist()
+    labels = [None] * top.image.shape[1] if label is None else label.tolist()
     found = []
-    for image, weight, one in zip(top.image[..., 0], top.weight[..., 0], labels, strict=True):
-        clear = weight >= CLEAR
+    for sample, one in enumerate(labels):
+        image, weight = top.image[:, sample].ravel(), top.weight[:, sample].ravel()
+        there = image >= 0
+        given = np.bincount(image[there], weight[there] ** 2)
         start, stop = machine.training_set.bounds(one)
-        counts = np.bincount(image[clear if clear.any() else ...].ravel())
-        found.append(counts.argmax() if stop - start > 1 else -1)
+        found.append(given.argmax() if stop - start > 1 else -1)
     return np.array(found, np.int32)
 
 

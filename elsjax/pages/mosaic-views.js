@@ -150,7 +150,7 @@ const VIEWS = {
     caption: () => {
       const { leftOut, changed } = about.samples[now.sample];
       if (leftOut === null) return "There is no other training image to paint with.";
-      return `The same noise without ${inSentence(leftOut)}, which gave most pixels: ${changed.toLocaleString("en")} of ${numPixels.toLocaleString("en")} pixels change.`;
+      return `The same noise without ${inSentence(leftOut)}, which gave most: ${changed.toLocaleString("en")} of ${numPixels.toLocaleString("en")} pixels change.`;
     },
   },
 };
