@@ -12,9 +12,9 @@ from elsjax import checks
 from elsjax.cli.account import Account
 from elsjax.cli.experiment import Experiment, indexed, load_network, on_all_devices
 from elsjax.cli.progress import bars
-from elsjax.cli.window import parse_window, window_list
+from elsjax.cli.window import network_window, window_list
 from elsjax.experiments.comparison import Protocol, check_comparison
-from elsjax.experiments.counterparts import architecture, own_kind, own_table
+from elsjax.experiments.counterparts import own_kind
 from elsjax.experiments.runs import Run
 from elsjax.experiments.states import States
 from elsjax.nn import Network
@@ -22,7 +22,7 @@ from elsjax.pages import report_page
 from elsjax.parallel import use_all_cores
 from elsjax.posterior.dictionaries import Kind
 from elsjax.process.denoisers import Denoiser
-from elsjax.process.windows import PUBLISHED_WINDOWS, WindowSchedule
+from elsjax.process.windows import WindowSchedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,16 +140,7 @@ class Compare(Experiment):
         """The window of the local machines."""
         if all(kind in ("is", "es") for kind in kinds):
             return None
-        name = self.window
-        if name is None:
-            name = own_table(network, dataset)
-            if name is None:
-                raise ValueError(
-                    f"window=None: no table was published for {dataset}/{architecture(network)}/"
-                    f"{network.padding}; expected an odd number, several with commas between, or "
-                    f"one of {', '.join(PUBLISHED_WINDOWS)}"
-                )
-        return parse_window(name, network.schedule, self.num_steps)
+        return network_window(self.window, network, dataset, self.num_steps)
 
 
 def _save(run: Run, account: Account, config: dict[str, Any]) -> None:

@@ -4,8 +4,10 @@ import json
 import re
 from pathlib import Path
 
+from elsjax.experiments.counterparts import architecture, own_table
 from elsjax.interop.torch_files import read_scales
 from elsjax.interop.torch_pickle import Refused
+from elsjax.nn import Network
 from elsjax.process.schedules import Schedule, schedule_from_config
 from elsjax.process.windows import (
     PUBLISHED_SCHEDULE,
@@ -17,7 +19,37 @@ from elsjax.process.windows import (
 _LONGEST = 1 << 20  # bytes of a file of windows, thousands of times a real one
 
 
-def parse_window(text: str, schedule: Schedule, num_steps: int) -> WindowSchedule | int:
+def network_window(
+    text: str | None, network: Network, dataset: str, num_steps: int, name: str = "window"
+) -> WindowSchedule | int:
+    """The window that a network's machines look through.
+
+    Args:
+      text: see `parse_window`; None for the table published for networks like it.
+      network: the network.
+      dataset: name of the training images.
+      num_steps: steps of the machines' uniform time grid.
+      name: of the option.
+
+    Returns:
+      The window.
+
+    Raises:
+      ValueError: if it is no window, or none was published.
+    """
+    table = own_table(network, dataset) if text is None else text
+    if table is None:
+        raise ValueError(
+            f"{name}=None: no table was published for {dataset}/{architecture(network)}/"
+            f"{network.padding}; expected an odd number, several with commas between, or one of "
+            f"{', '.join(PUBLISHED_WINDOWS)}"
+        )
+    return parse_window(table, network.schedule, num_steps, name)
+
+
+def parse_window(
+    text: str, schedule: Schedule, num_steps: int, name: str = "window"
+) -> WindowSchedule | int:
     """The window P(t) that an option asks for.
 
     Windows in words are those of the machine's times. Published and calibrated ones belong to a
@@ -29,6 +61,7 @@ def parse_window(text: str, schedule: Schedule, num_steps: int) -> WindowSchedul
         scales (`scales_*.pt`).
       schedule: noise schedule of the machine.
       num_steps: steps of its uniform time grid.
+      name: of the option.
 
     Returns:
       The window.
@@ -39,26 +72,26 @@ def parse_window(text: str, schedule: Schedule, num_steps: int) -> WindowSchedul
     if text in PUBLISHED_WINDOWS:
         return published_windows(text).transferred(PUBLISHED_SCHEDULE, schedule, num_steps)
     if text.lower().endswith((".json", ".pt")):
-        windows, own = _read_windows(text)
+        windows, own = _read_windows(text, name)
         return windows.transferred(own, schedule, num_steps)
     if not re.fullmatch(r"\s*[0-9]{1,9}\s*(,\s*[0-9]{1,9}\s*)*", text):
         raise ValueError(
-            f"window={_shown(text)} is not known; expected odd numbers with commas between, a "
+            f"{name}={_shown(text)} is not known; expected odd numbers with commas between, a "
             f".json file of `elsjax calibrate`, a published scales_*.pt, or one of "
             f"{', '.join(PUBLISHED_WINDOWS)}"
         )
-    windows = _windows(text, [int(window) for window in text.split(",")])
+    windows = _windows(text, name, [int(window) for window in text.split(",")])
     return windows.windows[0] if len(windows.windows) == 1 else windows
 
 
-def _read_windows(text: str) -> tuple[WindowSchedule, Schedule]:
+def _read_windows(text: str, name: str) -> tuple[WindowSchedule, Schedule]:
     """P(t) in a file, of `elsjax calibrate` or of the published code, and its noise schedule."""
     try:
         with Path(text).open("rb") as file:
             content = file.read(_LONGEST + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"window={_shown(text)} cannot be read: {reason}") from error
+        raise ValueError(f"{name}={_shown(text)} cannot be read: {reason}") from error
     try:
         if len(content) > _LONGEST:
             raise Refused(f"it has more than {_LONGEST} bytes")
@@ -73,17 +106,17 @@ def _read_windows(text: str) -> tuple[WindowSchedule, Schedule]:
         if not isinstance(windows, list):
             raise TypeError(f"windows is a {type(windows).__name__}")
     except Refused as error:
-        raise ValueError(f"window={_shown(text)}: {error}") from error
+        raise ValueError(f"{name}={_shown(text)}: {error}") from error
     except (ValueError, RecursionError, LookupError, TypeError) as error:
         raise ValueError(
-            f"window={_shown(text)} is not a file of `elsjax calibrate`: it must hold a JSON "
+            f"{name}={_shown(text)} is not a file of `elsjax calibrate`: it must hold a JSON "
             'object with "windows", a list from low to high noise, and "schedule", theirs'
         ) from error
-    return _windows(text, windows), schedule
+    return _windows(text, name, windows), schedule
 
 
-def _windows(text: str, windows: list[object]) -> WindowSchedule:
-    """P(t) of windows that may be anything; `text` is where they are from."""
+def _windows(text: str, name: str, windows: list[object]) -> WindowSchedule:
+    """P(t) of windows that may be anything; `text` is where they are from, `name` the option."""
     sides = []
     for index, window in enumerate(windows):
         # Published scales may be floats, which medians are.
@@ -91,12 +124,12 @@ def _windows(text: str, windows: list[object]) -> WindowSchedule:
             window = int(window)
         if type(window) is not int or not 0 < window < 10**9 or window % 2 == 0:
             raise ValueError(
-                f"window={_shown(text)}: windows[{index}]={_shown(window)} must be an odd "
+                f"{name}={_shown(text)}: windows[{index}]={_shown(window)} must be an odd "
                 "positive integer"
             )
         sides.append(window)
     if not sides:
-        raise ValueError(f"window={_shown(text)} must hold at least one window")
+        raise ValueError(f"{name}={_shown(text)} must hold at least one window")
     return WindowSchedule(tuple(sides))
 
 

@@ -6,7 +6,7 @@ converges, each pixel is the centre of the patch of its dictionary that is neare
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Bool, Real
+from jaxtyping import ArrayLike, Bool, Float, Int, Real
 
 from elsjax import checks
 from elsjax.experiments.measures import warn_of_scales
@@ -49,10 +49,48 @@ def local_consistency(
     warn_of_scales("samples", samples, "images", pixels)
     tolerance = checks.in_range("tolerance", tolerance, 0, 2)
     machine = ScoreMachine(kind, pixels, window=window, wrap_patches=wrap_patches)
-    dtype = jnp.result_type(float)
-    top = machine.posterior(to_float(samples, dtype), 0.0, top=1, answers=()).top
+    return consistent(difference_to_nearest(machine, samples, pixels), tolerance)
+
+
+def difference_to_nearest(
+    machine: ScoreMachine,
+    samples: Real[ArrayLike, "b h w c"],
+    images: Real[ArrayLike, "n h w c"],
+    label: Int[ArrayLike, "..."] | None = None,
+) -> Float[np.ndarray, "b h w"]:
+    """How much each pixel differs from the centre of the nearest patch, in the channel of most.
+
+    Args:
+      machine: whose dictionary, of one window.
+      samples: clean images, [B, H, W, C], uint8 or floating point in units of [-1, 1].
+      images: the machine's training images, [N, H, W, C], uint8 or floating point in [-1, 1].
+      label: class whose images count, integer or [B]; None for all.
+
+    Returns:
+      The differences, [B, H, W].
+
+    Raises:
+      ValueError: as `ScoreMachine.posterior`.
+    """
+    x = to_float(np.asarray(samples), jnp.result_type(float))
+    top = machine.posterior(x, 0.0, label, top=1, answers=()).top
     assert top is not None
     nearest = tuple(np.asarray(array[..., 0]) for array in (top.image, top.row, top.column))
-    apart = np.abs(to_float(samples, np.float64) - to_float(pixels[nearest], np.float64))
+    centres = to_float(np.asarray(images)[nearest], np.float64)
+    return np.abs(to_float(np.asarray(samples), np.float64) - centres).max(axis=-1)
+
+
+def consistent(
+    difference: Float[np.ndarray, "b h w"], tolerance: float
+) -> Bool[np.ndarray, "b h w"]:
+    """Which pixels differ by no more than a tolerance, up to the rounding of samples.
+
+    Args:
+      difference: what `difference_to_nearest` found, [B, H, W].
+      tolerance: difference up to which pixels are the same.
+
+    Returns:
+      Booleans, [B, H, W].
+    """
     # Differences of 8-bit pixels are tolerances too, rounded in the precision of the samples.
-    return apart.max(axis=-1) <= tolerance + 4 * float(jnp.finfo(dtype).eps)
+    return difference <= tolerance + 4 * float(jnp.finfo(jnp.result_type(float)).eps)
