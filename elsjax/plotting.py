@@ -12,16 +12,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 
 from elsjax.experiments.heldout import HeldoutCurve
 from elsjax.experiments.mosaics import Mosaic
 
-# Those of Okabe and Ito (2008), which the colour-blind can tell apart.
-_COLORS = np.array(
-    [to_rgb(c) for c in "#E69F00 #56B4E9 #009E73 #F0E442 #D55E00 #CC79A7 #0072B2".split()]
-)
 _TITLE_LENGTH = 24
 _LABEL_LENGTH = 40
 _LARGEST_SIDE = 2**15  # of a figure, in pixels; matplotlib draws no more than twice as many
@@ -51,6 +47,8 @@ def sample_figure(
     axes = figure.subplots(num_rows, len(stages), squeeze=False)
     for column, (title, images) in enumerate(stages):
         axes[0, column].set_title(_shortened(title, _TITLE_LENGTH), fontsize=8, parse_math=False)
+        for ax in axes[len(images) :, column]:
+            ax.axis("off")
         for row, image in enumerate(images):
             ax = axes[row, column]
             _show(ax, image)
@@ -68,10 +66,9 @@ def mosaic_figure(
 ) -> Figure:
     """Where every pixel of samples came from, a row for each sample.
 
-    Columns: the sample; by source at three steps, a colour for each of the seven training images
-    that gave most in all, grey for others, as bright as the estimate; the effective number of
-    sources at the last step; since when the source is the last one; and the sample without the
-    image that gave most.
+    Columns: the sample; by source at three steps, a colour for each training image, as bright as
+    the estimate; the effective number of sources at the last step; since when the source is the
+    last one; and the sample without the image that gave most.
 
     Args:
       mosaic: the mosaic.
@@ -113,13 +110,24 @@ def mosaic_figure(
 def _by_source(
     image: Int[np.ndarray, "s h w"], weight: Float[np.ndarray, "s h w"]
 ) -> Float[np.ndarray, "s h w 3"]:
-    """A colour for each of the images that gave most to a sample, grey for the others."""
+    """A colour for each training image, those that gave most to a sample far apart."""
     there = image >= 0
     given = np.bincount(image[there], weight[there] ** 2)
-    colors = np.full((len(given) + 1, 3), 0.75)  # the last is of no source
-    most = np.argsort(-given, kind="stable")[: len(_COLORS)]
-    colors[most] = _COLORS[: len(most)]
-    return colors[image]
+    rank = np.argsort(np.argsort(-given, kind="stable"))
+    return distinct_colors(rank)[image]
+
+
+def distinct_colors(rank: Int[np.ndarray, "*b"]) -> Float[np.ndarray, "*b 3"]:
+    """Colours of numbers from 0 on, of which neighbours differ most.
+
+    Args:
+      rank: the numbers, of any shape.
+
+    Returns:
+      Red, green and blue in [0, 1], [..., 3].
+    """
+    hue = rank * 0.618034 % 1
+    return hsv_to_rgb(np.stack([hue, 0.75 - 0.3 * (rank % 2), 1 - 0.15 * (rank % 3)], axis=-1))
 
 
 def grid_figure(images: Float[Array | np.ndarray, "b h w c"], num_columns: int = 8) -> Figure:

@@ -20,6 +20,7 @@ from elsjax.cli.datasets import Datasets
 from elsjax.cli.import_torch import ImportTorch
 from elsjax.cli.mosaic import Mosaic
 from elsjax.cli.sample import Sample
+from elsjax.cli.study import Study
 from elsjax.cli.train import Train
 from elsjax.cli.zoo import Zoo
 from elsjax.storage import cache_folder
@@ -30,6 +31,7 @@ Command = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Mosaic, tyro.conf.subcommand("mosaic")]
+    | Annotated[Study, tyro.conf.subcommand("study", description="Experiments, each a command.")]
     | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Datasets, tyro.conf.subcommand("datasets")]

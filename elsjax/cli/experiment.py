@@ -164,7 +164,7 @@ class Experiment:
         """The options with what they stand for, as JSON values, and the versions at work."""
         resolved = dataclasses.asdict(self) | dataclasses.asdict(options.absolute())
         for irrelevant in ("data", "out", "overwrite"):
-            del resolved[irrelevant]
+            resolved.pop(irrelevant, None)
         resolved["label"] = None if label is None else label.tolist()
         resolved["schedule"] = schedule_config(network.schedule)
         return {
