@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, PercentFormatter
 
 from elsjax.experiments.pieces import Pieces
 from elsjax.plotting import distinct_colors, sample_figure
 
 Rows = Mapping[str, Sequence[Sequence[Pieces]]]
+_TICKS = [0, *(mantissa * 10**power for power in range(4) for mantissa in (1, 2, 5))]
 _WIDTH = 0.3  # over which dots of one source are spread
 
 
@@ -32,10 +33,13 @@ def pieces_figure(pieces: Rows, tolerance: Sequence[float]) -> Figure:
             ax.plot(column + spread, counts, "o", markersize=4, alpha=0.6, color=f"C{column}")
             ends = (column - 1.3 * _WIDTH, column + 1.3 * _WIDTH)
             ax.plot(ends, 2 * [np.median(counts)], color=f"C{column}", linewidth=2)
-        ax.set_yscale("symlog", linthresh=1)
-        ax.set_ylim(bottom=0)
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.set_xticks(range(len(pieces)), list(pieces), rotation=40, ha="right")
+    # The panels share the axis. No piece explains an image that is like no training image anywhere.
+    most = max(one.count for of_source in pieces.values() for row in of_source for one in row)
+    panels[0].set_yscale("symlog", linthresh=1)
+    panels[0].set_ylim(0, 1.5 * max(most, 1))
+    panels[0].yaxis.set_major_locator(FixedLocator(_TICKS))
+    panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panels[0].set_ylabel("pieces of an image")
     return figure
 

@@ -10,6 +10,7 @@ from mutation_stock import (
     IMPORT,
     MOSAIC,
     SAMPLE,
+    STUDY,
     TRAIN,
     Stock,
     Words,
@@ -62,6 +63,7 @@ _TRAINING = ("precision", "ema-decay", "clip-norm", "seed")
 _OTHERS = {
     "sample": (*_COMMON, *_MACHINE, "solver", "wrap-patches", "schedule"),
     "mosaic": (*_COMMON, "label", "window", "machine", "top", "network", "protocol", "schedule"),
+    "study": (*_COMMON, "machine-window", "window", "tolerance", "steps", "num-trousers"),
     "compare": (*_COMMON, *_MACHINE, "protocol", "network-steps"),
     "calibrate": (*_COMMON, "label", "monotone", "candidates"),
     "train": ("padding", "conditional", "weights", "schedule", *_TRAINING),
@@ -74,7 +76,7 @@ _OTHERS = {
 
 def folders(rng: Rng, folder: Path, _: Stock) -> Words:
     """Folders to write to that are taken, odd, or not ours."""
-    words = list(pick(rng, (SAMPLE, SAMPLE, MOSAIC, COMPARE, CALIBRATE, BENCH, TRAIN)))
+    words = list(pick(rng, (SAMPLE, SAMPLE, MOSAIC, STUDY, COMPARE, CALIBRATE, BENCH, TRAIN)))
     if rng.random() < 0.4:
         words[words.index("--out") + 1] = pick(rng, _PATHS)
     for name in ("run", "run.partial"):
@@ -96,7 +98,7 @@ def folders(rng: Rng, folder: Path, _: Stock) -> Words:
 
 def line(rng: Rng, folder: Path, stock: Stock) -> Words:
     """Words of the command line."""
-    often = (SAMPLE, MOSAIC, COMPARE, CALIBRATE, IMPORT) * 2
+    often = (SAMPLE, MOSAIC, STUDY, COMPARE, CALIBRATE, IMPORT) * 2
     words = list(pick(rng, (*often, TRAIN, BENCH, ("zoo",), ("datasets",))))
     (folder / "net.pt").write_bytes(b"PK")
     for _ in range(rng.integers(1, 4)):

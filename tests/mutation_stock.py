@@ -19,6 +19,10 @@ _ONE = "--num-samples 1 --batch-size 1 --out run"
 _NETWORK = f"--network net.safetensors {_DATA} --num-steps 2"
 SAMPLE = f"sample {_DATA} --machine ls --window 3 --num-steps 2 {_ONE}".split()
 MOSAIC = f"mosaic {_DATA} --machine ls --window 3 --num-steps 2 {_ONE}".split()
+STUDY = (
+    f"study mosaics --network net.safetensors {_DATA} --machine-window 3 --steps 2 --tolerance 0.2 "
+    f"{_ONE}"
+).split()
 COMPARE = f"compare {_NETWORK} --machine is --network-steps 2 {_ONE}".split()
 CALIBRATE = f"calibrate {_NETWORK} --candidates 1 3 --num-samples 1 --out run".split()
 TRAIN = (

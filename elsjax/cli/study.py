@@ -24,7 +24,7 @@ from elsjax.data.datasets import Dataset
 from elsjax.experiments.counterparts import own_kind
 from elsjax.experiments.heldout import heldout_images
 from elsjax.experiments.limb_study import TROUSERS, Trousers
-from elsjax.experiments.mosaic_study import check_mosaic_study, study_mosaics
+from elsjax.experiments.mosaic_study import MosaicPlan
 from elsjax.experiments.runs import Run
 from elsjax.experiments.states import States
 from elsjax.nn import Network
@@ -104,19 +104,24 @@ class StudyMosaics:
         data = experiment.load_data(network, options)
         label, noise = experiment.labels(network), experiment.noise(data)
         heldout = _heldout(data, self.num_samples, options.data_dir)
-        subject = (on_all_devices(network), data, noise, window)
-        settings: dict[str, Any] = {
-            "kind": own_kind(network),
-            "label": label,
-            "heldout": heldout,
-            "tolerance": self.tolerance,
-            "window": self.window,
-            "steps": self.steps,
-            "batch_size": self.batch_size,
-            "mesh": all_devices(),
-            "trousers": self._trousers(network, data, options.data_dir),
-        }
-        check_mosaic_study(*subject, **settings)
+        trousers = self._trousers(network, data, options.data_dir)
+        states = States(run)
+        plan = MosaicPlan(
+            on_all_devices(network),
+            data,
+            noise,
+            window,
+            kind=own_kind(network),
+            label=label,
+            heldout=heldout,
+            tolerance=self.tolerance,
+            window=self.window,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            mesh=all_devices(),
+            trousers=trousers,
+            states=states,
+        )
         config = {
             "command": "study mosaics",
             **experiment.describe(network, options, data, label),
@@ -124,16 +129,15 @@ class StudyMosaics:
             "window": self.window,
             "windows": window_list(window),
             "batch_size": self.batch_size,
-            "num_trousers": self.num_trousers if settings["trousers"] is not None else 0,
+            "num_trousers": 0 if trousers is None else self.num_trousers,
             "heldout": None if heldout is None else f"{heldout.name}, {heldout.split}",
         }
         for irrelevant in ("num_steps", "solver"):
             del config[irrelevant]
         run.start(config)
         options.print_labels(data)
-        states = States(run)
         with bars("part") as progress:
-            study = study_mosaics(*subject, **settings, states=states, progress=progress)
+            study = plan.study(progress)
         account = MosaicAccount(study, self.network, len(data))
         run.save_arrays("study.npz", study.arrays())
         _save(run, account, config, machines=["is", "ls", study.kind])

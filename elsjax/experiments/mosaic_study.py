@@ -37,28 +37,11 @@ Progress = Callable[[str, int, int], None]
 _Maps = dict[str, np.ndarray]
 
 
-def study_mosaics(
-    network: Denoiser,
-    training: Dataset,
-    noise: Float[ArrayLike, "b h w c"],
-    machine_window: Window,
-    *,
-    kind: Kind = "bbels",
-    label: Int[ArrayLike, "..."] | None = None,
-    heldout: Dataset | None = None,
-    tolerance: Sequence[float] = (0.05, 0.1, 0.2),
-    window: int = 3,
-    steps: Sequence[int] = (20, 80),
-    batch_size: int | None = None,
-    mesh: jax.sharding.Mesh | None = None,
-    trousers: Trousers | None = None,
-    states: States | None = None,
-    progress: Progress | None = None,
-) -> MosaicStudy:
-    """Draws samples from the same noise, and says how far these and real images are mosaics.
+class MosaicPlan:
+    """What is drawn and looked at in a study of mosaics; all of it is checked as it is made.
 
-    Network and machines (IS, LS and the counterpart) start one step after t = 1, under the
-    probability-flow ODE. The first training image is a check: it is one piece.
+    Network and machines (IS, LS and the counterpart) start from the same noise, one step after
+    t = 1, under the probability-flow ODE. The first training image is a check: it is one piece.
 
     Args:
       network: what was trained.
@@ -77,47 +60,10 @@ def study_mosaics(
       mesh: devices of the machines; None for one.
       trousers: to count excess limbs, of a conditional network of FashionMNIST; None not to.
       states: keeps each result, so that an interrupted study goes on; None to keep none.
-      progress: called with the name of a part of the work, how much of it is done, and of how much.
-
-    Returns:
-      What was found.
 
     Raises:
-      ValueError: if an argument is not as described, before anything is computed.
-      FloatingPointError: if a sample is not finite.
+      ValueError: if an argument is not as described.
     """
-    plan = _Plan(
-        network,
-        training,
-        noise,
-        machine_window,
-        kind=kind,
-        label=label,
-        heldout=heldout,
-        tolerance=tolerance,
-        window=window,
-        steps=steps,
-        batch_size=batch_size,
-        mesh=mesh,
-        trousers=trousers,
-        states=States() if states is None else states,
-    )
-    return plan.study(progress or (lambda *_: None))
-
-
-def check_mosaic_study(
-    network: Denoiser,
-    training: Dataset,
-    noise: Float[ArrayLike, "b h w c"],
-    machine_window: Window,
-    **settings: Any,
-) -> None:
-    """Raises the ValueError that `study_mosaics` would raise; computes nothing."""
-    _Plan(network, training, noise, machine_window, states=States(), **settings)
-
-
-class _Plan:
-    """What is drawn and looked at; see `study_mosaics`."""
 
     def __init__(
         self,
@@ -126,20 +72,21 @@ class _Plan:
         noise: Float[ArrayLike, "b h w c"],
         machine_window: Window,
         *,
-        kind: Kind,
-        label: Int[ArrayLike, "..."] | None,
-        heldout: Dataset | None,
-        tolerance: Sequence[float],
-        window: int,
-        steps: Sequence[int],
-        batch_size: int | None,
-        mesh: jax.sharding.Mesh | None,
-        trousers: Trousers | None,
-        states: States,
+        kind: Kind = "bbels",
+        label: Int[ArrayLike, "..."] | None = None,
+        heldout: Dataset | None = None,
+        tolerance: Sequence[float] = (0.05, 0.1, 0.2),
+        window: int = 3,
+        steps: Sequence[int] = (20, 80),
+        batch_size: int | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+        trousers: Trousers | None = None,
+        states: States | None = None,
     ) -> None:
         checks.instance("network", network, Denoiser, "elsjax.load_pretrained('mnist/unet/zeros')")
         checks.instance("training", training, Dataset, "elsjax.load_dataset('mnist5k')")
         checks.one_of("kind", kind, ("els", "bbels"))
+        states = States() if states is None else states
         self.network, self.training, self.kind = network, training, kind
         self.tolerance = _distinct(
             "tolerance", tolerance, lambda one: checks.in_range("tolerance", one, 0, 2)
@@ -179,8 +126,20 @@ class _Plan:
                 states=states,
             )
 
-    def study(self, progress: Progress) -> MosaicStudy:
-        """All of it."""
+    def study(self, progress: Progress | None = None) -> MosaicStudy:
+        """Does all of it.
+
+        Args:
+          progress: called with the name of a part of the work, how much of it is done, and of how
+            much.
+
+        Returns:
+          What was found.
+
+        Raises:
+          FloatingPointError: if a sample is not finite.
+        """
+        progress = progress or (lambda *_: None)
         samples = {
             name: dict.fromkeys(self.steps, images) for name, (images, _) in self.real.items()
         }
