@@ -102,7 +102,7 @@ class StudyMosaics:
         )
         use_all_cores()
         data = experiment.load_data(network, options)
-        label, noise = experiment.labels(network), experiment.noise(data)
+        label, noise = experiment.labels(network, data), experiment.noise(data)
         heldout = _heldout(data, self.num_samples, options.data_dir)
         trousers = self._trousers(network, data, options.data_dir)
         states = States(run)
