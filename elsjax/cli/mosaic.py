@@ -35,7 +35,7 @@ class Mosaic(Sampling):
     it stopped when it is repeated.
     """
 
-    num_samples: int = 2
+    num_samples: int = 1
     """Number of images to draw. Each is drawn twice: with all training images, and without one."""
     protocol: Literal["late", "aligned"] = "late"
     """Where machine and network start: one step after t = 1, as in `elsjax compare` (late), or at
