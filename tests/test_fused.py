@@ -163,6 +163,8 @@ def test_blocks_fit_their_budget(kind, window):
             assert plan.rows <= 2**14
 
 
+# Newer JAX announces that Pallas will leave Triton; until then it lowers as before.
+@pytest.mark.filterwarnings("default:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("mesh", [None, (2, 2)])
 @pytest.mark.parametrize(("window", "channels"), [(3, 3), (11, 1), (17, 1)])
 def test_lowers_for_cuda(monkeypatch, window, channels, mesh):
