@@ -79,7 +79,7 @@ def small(tmp_path, monkeypatch):
 
     def load_few(name, *args, **options):
         if name == "mnist5k":
-            options = {"limit": 20, **options}
+            options["limit"] = min(options.get("limit", 20), 20)
         return load_dataset(name, *args, **options)
 
     def two_windows(name):

@@ -58,7 +58,7 @@ def test_the_wiener_filter_of_wrong_images():
     for wrong in (pixels()[0], pixels(0), np.full((2, 3, 4, 1), np.nan), pixels().astype(int)):
         with pytest.raises(ValueError, match="images"):
             wiener_filter(wrong)
-    with pytest.raises(ValueError, match="label=1 was given, but this denoiser knows no"):
+    with pytest.raises(ValueError, match="label=1 was given, but WienerFilter knows no"):
         wiener_filter(pixels()).denoise(np.zeros((1, 3, 4, 1)), 0.5, 1)
 
 

@@ -51,7 +51,7 @@ def test_it_writes_what_the_library_computes(tmp_path, small_network, capsys):
     for sample, (number, changed) in enumerate(
         zip(expected.left_out, expected.changed, strict=True), 1
     ):
-        told = f"image {number} gave most pixels; without it {changed} pixels change"
+        told = f"image {number} gave most; without it {changed} pixels change"
         assert lines[sample - 1] == f"sample {sample}: {told}"
     assert matplotlib.image.imread(out / "mosaic.png").std() > 0.1
 

@@ -18,7 +18,7 @@ from elsjax.cli.datasets import Datasets
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "no command; expected one of compare, sample, calibrate"),
+        ([], "no command; expected one of compare, sample, mosaic, study"),
         (["nope"], "not understood: nope"),
         (["--nope"], "not understood: --nope"),
         (["sample", "--colour", "red"], "not understood: --colour red"),
