@@ -138,12 +138,13 @@ class MosaicStudy:
         """All of it by name, as `elsjax study mosaics` writes it.
 
         Returns:
-          For each source and number S of steps `images_SOURCE_S`, `difference_SOURCE_S` and, of
-          machines, `tile_SOURCE_S` and `ambiguous_SOURCE_S`; for each source `labels_SOURCE`, where
-          there are any, `piece_SOURCE`, the number of the piece of each pixel, -1 for none,
-          [tolerance, B, H, W], and `label_of_piece_SOURCE`, its training image, row offset and
-          column offset, [tolerance, B, H, W, 3]; `noise`, `tolerance` and `steps`. For limbs
-          `limbs_SOURCE`, the number of excesses and of images.
+          For each source and number S of steps `images_SOURCE_S`, in [-1, 1] or of 8 bits, as real
+          ones may be, `difference_SOURCE_S` and, of machines, `tile_SOURCE_S` and
+          `ambiguous_SOURCE_S`; for each source `labels_SOURCE`, where there are any,
+          `piece_SOURCE`, the number of the piece of each pixel, -1 for none, [tolerance, B, H, W],
+          and `label_of_piece_SOURCE`, its training image, row offset and column offset,
+          [tolerance, B, H, W, 3]; `noise`, `tolerance` and `steps`. For limbs `limbs_SOURCE`, the
+          number of excesses and of images.
         """
         arrays = {
             "noise": self.noise,

@@ -144,16 +144,16 @@ class MosaicPlan:
             name: dict.fromkeys(self.steps, images) for name, (images, _) in self.real.items()
         }
         labels = {name: label for name, (_, label) in self.real.items()}
-        tops: dict[str, dict[int, Tiles]] = {}
+        tiles: dict[str, dict[int, Tiles]] = {name: {} for name in self.real}
         for name, denoiser in {"network": self.network, **self.machines}.items():
-            samples[name], tops[name] = {}, {}
+            samples[name], tiles[name] = {}, {}
             labels[name] = self.sampler.label
             for steps in self.steps:
-                images, tiles = self._drawn(name, denoiser, steps, progress)
+                images, of_sources = self._drawn(name, denoiser, steps, progress)
                 _check_finite(name, images)
                 samples[name][steps] = images
-                if tiles is not None:
-                    tops[name][steps] = tiles
+                if of_sources is not None:
+                    tiles[name][steps] = of_sources
         limbs = {} if self.limbs is None else self.limbs.rates(progress)
         differences = self._differences(samples, labels, progress)
         first = {name: of_source[self.steps[0]] for name, of_source in samples.items()}
@@ -164,7 +164,7 @@ class MosaicPlan:
                 labels[name],
                 pieces[name],
                 differences[name],
-                tops.get(name, {}),
+                tiles[name],
             )
             for name, of_source in samples.items()
         }
