@@ -1,12 +1,14 @@
 """The GPU's kernel, run by Pallas's interpreter: what it computes, not how fast."""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
 from oracle import denoise
 
 import elsjax
@@ -163,12 +165,16 @@ def test_blocks_fit_their_budget(kind, window):
             assert plan.rows <= 2**14
 
 
-# Newer JAX announces that Pallas will leave Triton; until then it lowers as before.
-@pytest.mark.filterwarnings("default:The Pallas Triton backend is deprecated:DeprecationWarning")
+# JAX 0.12 still has the backend, and says that it will go.
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("mesh", [None, (2, 2)])
 @pytest.mark.parametrize(("window", "channels"), [(3, 3), (11, 1), (17, 1)])
 def test_lowers_for_cuda(monkeypatch, window, channels, mesh):
     monkeypatch.setattr(fused, "runs_on", lambda device: True)
+    if hasattr(triton, "get_gpu_info"):  # JAX 0.12 lowers for the GPU that it finds
+        found = triton.get_gpu_info_from_version(triton.GpuVersion.H100)
+        module = sys.modules[triton.GpuInfo.__module__]
+        monkeypatch.setattr(module, "get_gpu_info", lambda: found)
     mesh = mesh and elsjax.make_mesh(*mesh)
     machine = elsjax.ScoreMachine("els", _pixels(8, (32, 32, channels)), window=window, mesh=mesh)
     call = "__gpu$xla.gpu.triton"
