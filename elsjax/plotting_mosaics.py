@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, PercentFormatter
 
 from elsjax.experiments.pieces import Pieces
 from elsjax.plotting import distinct_colors, sample_figure
@@ -39,7 +40,7 @@ def pieces_figure(pieces: Rows, tolerance: Sequence[float]) -> Figure:
     panels[0].set_yscale("symlog", linthresh=1)
     panels[0].set_ylim(0, 1.5 * max(most, 1))
     panels[0].yaxis.set_major_locator(FixedLocator(_TICKS))
-    panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _plain_numbers(panels[0].yaxis)
     panels[0].set_ylabel("pieces of an image")
     return figure
 
@@ -70,7 +71,7 @@ def coverage_figure(pieces: Rows, tolerance: Sequence[float]) -> Figure:
                     label=label,
                 )
         ax.set_xscale("log")
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        _plain_numbers(ax.xaxis)
         ax.yaxis.set_major_formatter(PercentFormatter(1))
         ax.set_xlabel("pieces")
     panels[0].set_ylabel("of the pixels covered")
@@ -100,8 +101,8 @@ def consistency_figure(
         ax.fill_between(steps, low, high, color=f"C{number}", alpha=0.12, linewidth=0)
     ax.set_xscale("log")
     ticks = sorted({one for of_source in shares.values() for one in of_source})
-    ax.set_xticks(ticks, list(map(str, ticks)))
-    ax.minorticks_off()
+    ax.set_xticks(ticks)
+    _plain_numbers(ax.xaxis)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.set(xlabel="steps", ylabel=f"of the pixels consistent up to {tolerance:g}")
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -137,6 +138,12 @@ def pictured_pieces_figure(
                 said = f"{one.count}{share}"
             captions[row] += ["", said]
     return sample_figure(columns, captions)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Labels of the ticks of a logarithmic axis as numbers, without powers and mathematics."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _panels(tolerance: Sequence[float], width: float) -> tuple[Figure, list]:
