@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from elsjax.experiments.pieces import Pieces
 from elsjax.plotting import distinct_colors, sample_figure
@@ -72,7 +72,7 @@ def coverage_figure(pieces: Rows, tolerance: Sequence[float]) -> Figure:
                 )
         ax.set_xscale("log")
         _plain_numbers(ax.xaxis)
-        ax.yaxis.set_major_formatter(PercentFormatter(1))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
         ax.set_xlabel("pieces")
     panels[0].set_ylabel("of the pixels covered")
     panels[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -103,7 +103,7 @@ def consistency_figure(
     ticks = sorted({one for of_source in shares.values() for one in of_source})
     ax.set_xticks(ticks)
     _plain_numbers(ax.xaxis)
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     ax.set(xlabel="steps", ylabel=f"of the pixels consistent up to {tolerance:g}")
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

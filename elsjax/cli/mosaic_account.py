@@ -117,10 +117,11 @@ class MosaicAccount:
         """The figures of the report."""
         study = self._study
         pieces = {_NAMES[name]: found.pieces for name, found in study.sources.items()}
+        strictest = min(study.tolerance)
         loosest = study.tolerance.index(max(study.tolerance))
         shares = {
             _NAMES[name]: {
-                steps: study.measures(name, self._tolerance)[f"consistent_{steps}"]
+                steps: study.measures(name, strictest)[f"consistent_{steps}"]
                 for steps in study.steps
             }
             for name in study.sources
@@ -143,7 +144,7 @@ class MosaicAccount:
                 "Share of the pixels that are those of the nearest patch: medians, and from the "
                 "smallest to the largest.",
                 "Share of consistent pixels against the number of steps, a line for each source.",
-                plotting_mosaics.consistency_figure(shares, self._tolerance),
+                plotting_mosaics.consistency_figure(shares, strictest),
             ),
             Picture(
                 "pictures.png",
@@ -174,11 +175,14 @@ class MosaicAccount:
         most = study.measures("heldout", self._tolerance)["pieces"].max()
         more = [
             f"{int((study.measures(name, self._tolerance)['pieces'] > most).sum())} of "
-            f"{row['num_images']} of {_NAMES[name]}"
+            f"{row['num_images']} samples of {_NAMES[name]}"
             for name, row in rows.items()
             if name not in ("training", "heldout")
         ]
-        return f"{found} More than any held-out image, {most:g}, take {', '.join(more)}."
+        return (
+            f"{found} More pieces than any held-out image, whose most are {most:g}, are needed by "
+            f"{', '.join(more)}."
+        )
 
     def _toy(self) -> str:
         toy = self.summary()["toy"]
