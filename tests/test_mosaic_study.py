@@ -83,8 +83,8 @@ def test_samples_are_those_of_network_and_machines(whole, small_network, tfds_di
                 found = arrays[f"ambiguous_{name}_{steps}"]
                 np.testing.assert_array_equal(found, tiles.ambiguous)
     config = json.loads((whole / "config.json").read_text())
-    assert (config["command"], config["steps"], config["window"]) == ("study mosaics", [2, 3], 3)
-    assert config["heldout"] == "mnist, train"
+    assert (config["command"], config["steps"]) == ("study mosaics", [2, 3])
+    assert (config["window"], config["heldout"]) == (3, "mnist, train")
 
 
 def test_pieces_and_consistency_are_those_of_direct_calls(whole):
@@ -148,6 +148,7 @@ def test_the_report_has_the_table_and_the_pictures(whole):
     page = (whole / "report.html").read_text()
     assert "The check: the first training image is 1 piece." in page
     assert "188 of 4 × 4" in page
+    assert '<th scope="col">tiles, 3 steps</th>' in page
     assert page.count("data:image/png") == 4
     for file in ("pieces.png", "coverage.png", "consistency.png", "pictures.png"):
         assert matplotlib.image.imread(whole / file).std() > 0.05
@@ -242,9 +243,6 @@ def test_studies_are_a_group(refuses, capsys):
     assert "expected one of mosaics" in capsys.readouterr().err
     refuses(["study", "nothing"], "not understood: nothing")
     assert cli.parse(["study", "mosaics", "--steps", "9"]).steps == (9,)
-
-
-# The library
 
 
 def training(labels=LABELS):
@@ -349,8 +347,8 @@ def test_pieces_as_maps_and_back():
     again = pieces_of_maps(pieces_as_maps(pieces))
     for name, value in vars(pieces).items():
         np.testing.assert_array_equal(getattr(again, name), value)
-    nothing = pieces_of_maps(pieces_as_maps(elsjax.fewest_pieces(255 - image, PIXELS[1:])))
-    assert (nothing.count, nothing.uncovered_share) == (0, 1)
+    none = pieces_of_maps(pieces_as_maps(elsjax.fewest_pieces(255 - image, PIXELS[1:])))
+    assert (none.count, none.uncovered_share) == (0, 1)
 
 
 def test_progress_begins_with_what_was_kept():

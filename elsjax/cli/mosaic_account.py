@@ -63,13 +63,13 @@ class MosaicAccount:
             [
                 *("images", "n", "ε", "pieces", "for 95 %", "uncovered", "in place"),
                 *(f"consistent, {one} steps" for one in steps),
-                "own sources' tiles",
+                *(f"tiles, {one} steps" for one in steps),
             ]
         ]
         for row in self.rows:
             values = self._study.measures(row["source"], row["tolerance"])
             shares = ("uncovered", "in_place", *(f"consistent_{one}" for one in steps))
-            tiles = f"tiles_{steps[0]}"
+            tiles = [f"tiles_{one}" for one in steps]
             table.append(
                 [
                     _NAMES[row["source"]],
@@ -77,7 +77,7 @@ class MosaicAccount:
                     f"{row['tolerance']:g}",
                     *(_cell(row, name, values[name]) for name in ("pieces", "pieces_95")),
                     *(_cell(row, name, values[name], percent=True) for name in shares),
-                    _cell(row, tiles, values[tiles]) if tiles in values else "-",
+                    *(_cell(row, one, values[one]) if one in values else "-" for one in tiles),
                 ]
             )
         return table
