@@ -12,11 +12,11 @@ from elsjax.citations import citation
 from elsjax.data.datasets import Dataset, load_dataset
 from elsjax.experiments.calibration import Calibration, calibrate
 from elsjax.experiments.comparison import Comparison, compare
-from elsjax.experiments.consistency import local_consistency
 from elsjax.experiments.measures import nearest_images, pearson_r, pearson_r2, r2
-from elsjax.experiments.mosaic_files import load_mosaic
-from elsjax.experiments.mosaics import Mosaic, mosaic
-from elsjax.experiments.pieces import Pieces, fewest_pieces
+from elsjax.experiments.mosaics.consistency import local_consistency
+from elsjax.experiments.mosaics.files import load_mosaic
+from elsjax.experiments.mosaics.mosaic import Mosaic, mosaic
+from elsjax.experiments.mosaics.pieces import Pieces, fewest_pieces
 from elsjax.indexed import IndexedMachine
 from elsjax.machines import ScoreMachine
 from elsjax.parallel import make_mesh
@@ -34,7 +34,7 @@ from elsjax.process.windows import WindowSchedule, published_windows
 
 if TYPE_CHECKING:
     from elsjax import nn
-    from elsjax.experiments.tiles import Tiles, source_pieces
+    from elsjax.experiments.mosaics.tiles import Tiles, source_pieces
     from elsjax.experiments.training import TrainingResult, train
     from elsjax.interop.state_dicts import from_torch_state_dict
     from elsjax.nn.files import load_network, save_network
@@ -94,14 +94,14 @@ __all__ = [
 
 # What needs Flax or SciPy is loaded when it is first asked for.
 _LAZY = {
-    "Tiles": "elsjax.experiments.tiles",
+    "Tiles": "elsjax.experiments.mosaics.tiles",
     "TrainingResult": "elsjax.experiments.training",
     "TrainingConfig": "elsjax.training.config",
     "from_torch_state_dict": "elsjax.interop.state_dicts",
     "load_network": "elsjax.nn.files",
     "load_pretrained": "elsjax.nn.zoo",
     "save_network": "elsjax.nn.files",
-    "source_pieces": "elsjax.experiments.tiles",
+    "source_pieces": "elsjax.experiments.mosaics.tiles",
     "train": "elsjax.experiments.training",
 }
 

@@ -16,7 +16,7 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 
 from elsjax.experiments.heldout import HeldoutCurve
-from elsjax.experiments.mosaics import Mosaic
+from elsjax.experiments.mosaics.mosaic import Mosaic
 
 _TITLE_LENGTH = 24
 _LABEL_LENGTH = 40

@@ -8,7 +8,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-from elsjax.experiments.pieces import Pieces
+from elsjax.experiments.mosaics.pieces import Pieces
 from elsjax.plotting import distinct_colors, sample_figure
 
 Rows = Mapping[str, Sequence[Sequence[Pieces]]]

@@ -4,6 +4,7 @@ import contextlib
 
 import numpy as np
 
+from elsjax import cli
 from elsjax.experiments.runs import Run
 
 SAMPLE = [
@@ -28,6 +29,22 @@ def interrupted(out, config=None):
         run.save_arrays("state.npz", {"x": np.arange(6.0)})
         raise KeyboardInterrupt
     return out.with_name(out.name + ".partial")
+
+
+def saved_arrays(monkeypatch, words, writes=None):
+    """Runs a command, up to its n-th file of arrays; returns the names of these."""
+    saved, save_arrays = [], Run.save_arrays
+
+    def save(run, name, arrays):
+        save_arrays(run, name, arrays)
+        saved.append(name)
+        if len(saved) == writes:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save_arrays", save)
+        assert cli.main(words) == (0 if writes is None else 130)
+    return saved
 
 
 def tree(folder):

@@ -23,6 +23,16 @@ def resnet(**options):
     return ResNet((6, 6, 1), **{"width": 8, "num_layers": 1, "rngs": nnx.Rngs(0)} | options)
 
 
+def trousers(legs, rows=9, height=27, level=255):
+    """A waist and legs, apart in the lowest rows, [H, 28, 1] in uint8."""
+    image = np.zeros((height, 28, 1), np.uint8)
+    image[:, 4:24] = level
+    image[height - rows :] = 0
+    for leg in range(legs):
+        image[height - rows :, 4 + 5 * leg : 7 + 5 * leg] = level
+    return image
+
+
 @pytest.fixture(scope="module")
 def known():
     return machine(labels=LABELS)

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 
-from elsjax.experiments.mosaics import Mosaic
+from elsjax.experiments.mosaics.mosaic import Mosaic
 from elsjax.posterior.answers import Top
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 
 import elsjax
 from elsjax import cli
-from elsjax.cli.account import Account
+from elsjax.cli.comparison_account import ComparisonAccount
 from elsjax.experiments.comparison import PROTOCOLS, Comparison, machine_grid, network_grid
 from elsjax.experiments.runs import Run
 from elsjax.experiments.sampling import Samples
@@ -266,7 +266,7 @@ def test_some_undefined_samples_leave_the_others():
     machines = {name: Samples(times, of_one, of_one[None]) for name, of_one in images.items()}
     network = {2: Samples(times, target, target[None])}
     comparison = Comparison(images["is"], None, 2, "ddim", network, machines)
-    account = Account(comparison, "mine", 30, "late")
+    account = ComparisonAccount(comparison, "mine", 30, "late")
     rows = account.rows
     r = comparison.measures("ls", 2)["pearson_r"]
     np.testing.assert_array_equal(np.isnan(r), [False, True, True, True, *[False] * 4])

@@ -4,19 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from small_inputs import PIXELS
+from small_inputs import PIXELS, trousers
 
-from elsjax.experiments.limbs import excess_limbs, wilson_interval
-
-
-def trousers(legs, rows=9, height=27, level=255):
-    """A waist and legs, apart in the lowest rows, [H, 28, 1] in uint8."""
-    image = np.zeros((height, 28, 1), np.uint8)
-    image[:, 4:24] = level
-    image[height - rows :] = 0
-    for leg in range(legs):
-        image[height - rows :, 4 + 5 * leg : 7 + 5 * leg] = level
-    return image
+from elsjax.experiments.mosaics.limbs import excess_limbs, wilson_interval
 
 
 def test_more_than_two_legs_are_an_excess():

@@ -4,12 +4,12 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
+from run_folders import saved_arrays
 
 import elsjax
 from elsjax import cli
 from elsjax.cli import mosaic as command
 from elsjax.cli.sampling import Start
-from elsjax.experiments.runs import Run
 
 SMALL = [
     "mosaic",
@@ -79,22 +79,6 @@ def test_all_pages_are_written(tmp_path, monkeypatch):
     np.testing.assert_array_equal(_arrays(out)["label"], [7, 7])
 
 
-def _saved(monkeypatch, words, writes=None):
-    """Runs a command, up to its n-th file of arrays; returns the names of these."""
-    saved, save_arrays = [], Run.save_arrays
-
-    def save(run, name, arrays):
-        save_arrays(run, name, arrays)
-        saved.append(name)
-        if len(saved) == writes:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "save_arrays", save)
-        assert cli.main(words) == (0 if writes is None else 130)
-    return saved
-
-
 def _same(out, expected):
     found = _arrays(out)
     assert found.keys() == expected.keys()
@@ -104,25 +88,25 @@ def _same(out, expected):
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch, capsys, small_network):
     words = [*SMALL, "--solver", "ancestral", "--network", small_network]
-    names = _saved(monkeypatch, [*words, "--out", str(tmp_path / "whole")])
+    names = saved_arrays(monkeypatch, [*words, "--out", str(tmp_path / "whole")])
     whole = _arrays(tmp_path / "whole")
     # Three steps of two batches, of the network and of the machine; then less one image.
     for writes, last in ((2, "network-0"), (11, "mosaic-1-1"), (14, "without-")):
         out = tmp_path / f"cut-{writes}"
-        saved = _saved(monkeypatch, [*words, "--out", str(out)], writes)
+        saved = saved_arrays(monkeypatch, [*words, "--out", str(out)], writes)
         assert saved[-1].startswith(f"state-{last}")
-        assert saved + _saved(monkeypatch, [*words, "--out", str(out)]) == names
+        assert saved + saved_arrays(monkeypatch, [*words, "--out", str(out)]) == names
         _same(out, whole)
     assert not list(tmp_path.glob("*.partial"))
 
     out = tmp_path / "damaged"
-    _saved(monkeypatch, [*words, "--out", str(out)], 9)
+    saved_arrays(monkeypatch, [*words, "--out", str(out)], 9)
     path = tmp_path / "damaged.partial" / "state-mosaic-0-1.npz"
     with np.load(path) as archive:
         arrays = dict(archive)
     np.savez(path, **{**arrays, "x": arrays["x"] * np.nan})
     capsys.readouterr()
-    assert _saved(monkeypatch, [*words, "--out", str(out)]) == names[7:]
+    assert saved_arrays(monkeypatch, [*words, "--out", str(out)]) == names[7:]
     assert "state-mosaic-0-1.npz' is damaged" in capsys.readouterr().err
     _same(out, whole)
 

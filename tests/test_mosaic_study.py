@@ -7,8 +7,8 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
-from small_inputs import PIXELS, machine
-from test_limbs import trousers
+from run_folders import saved_arrays
+from small_inputs import PIXELS, machine, trousers
 
 import elsjax
 from elsjax import cli
@@ -16,12 +16,15 @@ from elsjax.cli.mosaic_account import MosaicAccount
 from elsjax.cli.study import StudyMosaics
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.heldout import heldout_images
-from elsjax.experiments.limb_study import LimbStudy, Rate, Trousers
-from elsjax.experiments.mosaic_findings import _median
-from elsjax.experiments.mosaic_study import MosaicPlan
-from elsjax.experiments.resumable_pieces import ResumablePieces, pieces_as_maps, pieces_of_maps
-from elsjax.experiments.runs import Run
-from elsjax.experiments.toy import entropy_per_pixel
+from elsjax.experiments.mosaics.findings import median
+from elsjax.experiments.mosaics.limb_study import LimbStudy, Rate, Trousers
+from elsjax.experiments.mosaics.resumable_pieces import (
+    ResumablePieces,
+    pieces_as_maps,
+    pieces_of_maps,
+)
+from elsjax.experiments.mosaics.study import MosaicPlan
+from elsjax.experiments.mosaics.toy import entropy_per_pixel
 
 SMALL = ["study", "mosaics", "--machine-window", "3", "--num-samples", "2", "--batch-size", "1"]
 SMALL += ["--steps", "2", "3", "--tolerance", "0.1", "0.4"]
@@ -154,22 +157,6 @@ def test_the_report_has_the_table_and_the_pictures(whole):
         assert matplotlib.image.imread(whole / file).std() > 0.05
 
 
-def _saved(monkeypatch, words, writes=None):
-    """Runs a command, up to its n-th file of arrays; returns the names of these."""
-    saved, save_arrays = [], Run.save_arrays
-
-    def save(run, name, arrays):
-        save_arrays(run, name, arrays)
-        saved.append(name)
-        if len(saved) == writes:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "save_arrays", save)
-        assert cli.main(words) == (0 if writes is None else 130)
-    return saved
-
-
 def test_an_interrupted_study_goes_on_and_ends_the_same(
     words, whole, tmp_path, monkeypatch, capsys
 ):
@@ -177,7 +164,7 @@ def test_an_interrupted_study_goes_on_and_ends_the_same(
     out = tmp_path / "cut"
     # In the sampling of a machine; between differences; in the pieces.
     for writes, last in ((9, "is-3-"), (24, "-difference-"), (15, "-pieces-")):
-        saved += _saved(monkeypatch, [*words, "--out", str(out)], writes)
+        saved += saved_arrays(monkeypatch, [*words, "--out", str(out)], writes)
         assert last in saved[-1]
     # What is damaged is computed again, and nothing else.
     path = tmp_path / "cut.partial" / saved[-1]
@@ -185,7 +172,7 @@ def test_an_interrupted_study_goes_on_and_ends_the_same(
         maps = dict(archive)
     np.savez(path, **{**maps, "piece": maps["piece"] + 2})
     capsys.readouterr()
-    names = _saved(monkeypatch, [*words, "--out", str(out)])
+    names = saved_arrays(monkeypatch, [*words, "--out", str(out)])
     assert f"{path.name}' is damaged (no state of this run)" in capsys.readouterr().err
     assert names[0] == saved.pop()
     # 1 + 2 steps of 4 denoisers in 2 batches; differences; pieces of 11 images; the results.
@@ -335,9 +322,9 @@ def test_a_sample_that_is_not_finite_is_told(known):
 
 
 def test_medians_of_what_may_be_infinite():
-    assert _median(np.array([1.0, np.inf])) == (None, None)
-    assert _median(np.array([1.0, 2, np.inf])) == (2, None)
-    assert _median(np.array([3.0, 1, 2, 4, 5, np.inf])) == (3.5, (1, None))
+    assert median(np.array([1.0, np.inf])) == (None, None)
+    assert median(np.array([1.0, 2, np.inf])) == (2, None)
+    assert median(np.array([3.0, 1, 2, 4, 5, np.inf])) == (3.5, (1, None))
 
 
 def test_pieces_as_maps_and_back():

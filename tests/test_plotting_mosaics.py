@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from elsjax import plotting_mosaics
-from elsjax.experiments.pieces import Pieces
+from elsjax.experiments.mosaics.pieces import Pieces
 
 
 def of_counts(*covered, side=4):

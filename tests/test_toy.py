@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from elsjax.experiments.toy import consistent_images, entropy_per_pixel
+from elsjax.experiments.mosaics.toy import consistent_images, entropy_per_pixel
 
 
 def enumerated(height, width):

@@ -9,7 +9,8 @@ import tyro
 
 import elsjax
 from elsjax import checks
-from elsjax.cli.account import Account
+from elsjax.cli.account import save_report
+from elsjax.cli.comparison_account import ComparisonAccount
 from elsjax.cli.experiment import Experiment, indexed, load_network, on_all_devices
 from elsjax.cli.progress import bars
 from elsjax.cli.window import network_window, window_list
@@ -18,7 +19,6 @@ from elsjax.experiments.counterparts import own_kind
 from elsjax.experiments.runs import Run
 from elsjax.experiments.states import States
 from elsjax.nn import Network
-from elsjax.pages import report_page
 from elsjax.parallel import use_all_cores
 from elsjax.posterior.dictionaries import Kind
 from elsjax.process.denoisers import Denoiser
@@ -72,7 +72,7 @@ class Compare(Experiment):
             print(sentence)
         print(f"open {self.out / 'report.html'}")
 
-    def _run(self, run: Run) -> Account:
+    def _run(self, run: Run) -> ComparisonAccount:
         """Writes the results; returns what is to be said of them."""
         self._check()
         network = load_network(self.network)
@@ -117,7 +117,9 @@ class Compare(Experiment):
                 states=states,
                 progress=progress,
             )
-        account = Account(comparison, self.network, len(data), self.protocol, self.tolerance)
+        account = ComparisonAccount(
+            comparison, self.network, len(data), self.protocol, self.tolerance
+        )
         _save(run, account, config)
         states.forget()
         run.finish()
@@ -143,22 +145,12 @@ class Compare(Experiment):
         return network_window(self.window, network, dataset, self.num_steps)
 
 
-def _save(run: Run, account: Account, config: dict[str, Any]) -> None:
+def _save(run: Run, account: ComparisonAccount, config: dict[str, Any]) -> None:
     """Writes the arrays, the summary, the pictures and the page that shows them."""
     run.save_arrays("comparison.npz", _arrays(account.comparison))
     run.save_json("summary.json", account.rows)
-    pictures = account.pictures()
-    for picture in pictures:
-        run.save_bytes(picture.file, picture.png)
-    page = report_page(
-        f"{account.network}: theory and network on the same noise",
-        account.paragraphs(),
-        account.table(),
-        pictures,
-        config,
-        machines=list(account.comparison.machines),
-    )
-    run.save_bytes("report.html", page.encode(errors="replace"))
+    title = f"{account.network}: theory and network on the same noise"
+    save_report(run, account, title, config, list(account.comparison.machines))
 
 
 def _arrays(comparison: elsjax.Comparison) -> dict[str, np.ndarray]:

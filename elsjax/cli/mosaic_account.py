@@ -1,18 +1,19 @@
 """What `elsjax study mosaics` says of its findings: a table, paragraphs and pictures."""
 
+import functools
 import math
 from typing import Any
 
 import numpy as np
 
 from elsjax import plotting_mosaics
-from elsjax.experiments.limb_study import WIDE
-from elsjax.experiments.mosaic_findings import MosaicStudy
-from elsjax.experiments.toy import consistent_images, entropy_per_pixel
+from elsjax.cli.account import FEWEST_FOR_INTERVAL, median_cell
+from elsjax.experiments.mosaics.findings import MosaicStudy
+from elsjax.experiments.mosaics.limb_study import WIDE
+from elsjax.experiments.mosaics.toy import consistent_images, entropy_per_pixel
 from elsjax.pages import MACHINES, Picture
 
 _PICTURED = 4  # images of each source
-_FEWEST_FOR_INTERVAL = 6  # values whose extremes hold the median with a probability of 95 %
 _TOY_SIDES, _TOY_WIDTHS = (3, 4, 5), (3, 4, 5, 6)
 _NAMES = {
     "training": "training image",
@@ -110,7 +111,7 @@ class MosaicAccount:
             *self.remarks(),
             self._toy(),
             f"In brackets: exact 95 % intervals of the medians (order statistics), from "
-            f"{_FEWEST_FOR_INTERVAL} images on; of fewer, the values themselves in parentheses.",
+            f"{FEWEST_FOR_INTERVAL} images on; of fewer, the values themselves in parentheses.",
         ]
 
     def pictures(self) -> list[Picture]:
@@ -215,14 +216,10 @@ class MosaicAccount:
 
 
 def _cell(row: dict[str, Any], name: str, values: np.ndarray, *, percent: bool = False) -> str:
-    """A median with its interval; with the values themselves where they are too few for one."""
-    median, interval = row[name], row[f"{name}_interval"]
-    unit = " %" if percent else ""
-    if interval is not None:
-        low, high = (_number(end, percent) for end in interval)
-        return f"{_number(median, percent)} [{low}, {high}]{unit}"
-    all_values = ", ".join(_number(value, percent) for value in values)
-    return f"{_number(median, percent)}{f' ({all_values})' if len(values) > 1 else ''}{unit}"
+    """A median of a row, with its interval or the values."""
+    number = functools.partial(_number, percent=percent)
+    cell = median_cell(row[name], row[f"{name}_interval"], values, number)
+    return f"{cell} %" if percent else cell
 
 
 def _number(value: float | None, percent: bool) -> str:

@@ -9,6 +9,7 @@ import tyro
 
 import elsjax
 from elsjax import checks
+from elsjax.cli.account import save_report
 from elsjax.cli.experiment import (
     MAX_COUNT,
     Experiment,
@@ -23,12 +24,11 @@ from elsjax.cli.window import network_window, window_list
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.counterparts import own_kind
 from elsjax.experiments.heldout import heldout_images
-from elsjax.experiments.limb_study import TROUSERS, Trousers
-from elsjax.experiments.mosaic_study import MosaicPlan
+from elsjax.experiments.mosaics.limb_study import TROUSERS, Trousers
+from elsjax.experiments.mosaics.study import MosaicPlan
 from elsjax.experiments.runs import Run
 from elsjax.experiments.states import States
 from elsjax.nn import Network
-from elsjax.pages import report_page
 from elsjax.parallel import use_all_cores
 
 _ALL = 100_000  # more images than a split has
@@ -184,18 +184,8 @@ def _heldout(data: Dataset, count: int, data_dir: str | None) -> Dataset | None:
 def _save(run: Run, account: MosaicAccount, config: dict[str, Any], *, machines: list[str]) -> None:
     """Writes the summary, the pictures and the page that shows them."""
     run.save_json("summary.json", account.summary())
-    pictures = account.pictures()
-    for picture in pictures:
-        run.save_bytes(picture.file, picture.png)
-    page = report_page(
-        f"{config['network']}: are its samples mosaics?",
-        account.paragraphs(),
-        account.table(),
-        pictures,
-        config,
-        machines=machines,
-    )
-    run.save_bytes("report.html", page.encode(errors="replace"))
+    title = f"{config['network']}: are its samples mosaics?"
+    save_report(run, account, title, config, machines)
 
 
 # tyro asks for one of two or more; the second is not shown.

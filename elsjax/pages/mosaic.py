@@ -10,9 +10,9 @@ from jaxtyping import ArrayLike, Float, Int, UInt8
 
 from elsjax import checks
 from elsjax.experiments.measures import pearson_r
-from elsjax.experiments.mosaics import Mosaic
+from elsjax.experiments.mosaics.mosaic import Mosaic
 from elsjax.pages.packing import packed, packed_size, significant, thousandths
-from elsjax.pages.templates import asset, config_html, filled, script_json
+from elsjax.pages.templates import asset, config_html, page, script_json
 from elsjax.pages.words import MACHINES
 from elsjax.pixels import to_float, to_uint8
 
@@ -280,7 +280,7 @@ def _page(shown: _Shown, groups: list[_Group], number: int) -> str:
         "sourceWraps": kind == "els" and bool(shown.config.get("wrap_patches")),
     }
     machine = MACHINES.get(kind) if isinstance(kind, str) else None
-    return filled(
+    return page(
         "mosaic.html",
         title=html.escape(shown.title),
         **{place: "\n".join(map(asset, names)) for place, names in _ASSETS.items()},

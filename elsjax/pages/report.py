@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from elsjax.pages.templates import asset, config_html, filled
+from elsjax.pages.templates import asset, config_html, page
 from elsjax.pages.words import MACHINES
 
 
@@ -59,7 +59,7 @@ def report_page(
     Raises:
       ValueError: if the configuration is no dict of JSON values.
     """
-    return filled(
+    return page(
         "report.html",
         title=html.escape(title),
         style=asset("page.css") + asset("report.css"),

@@ -12,17 +12,20 @@ def asset(name: str) -> str:
     return (importlib.resources.files(__package__) / name).read_text(encoding="utf-8")
 
 
-def filled(name: str, **values: str) -> str:
-    """A template with its values, which are HTML: what is text has been escaped.
+def page(name: str, *, title: str, style: str, **values: str) -> str:
+    """A page, of a template and its values, which are HTML: what is text has been escaped.
 
     Args:
-      name: its file.
-      values: by the name of their place, all of them.
+      name: file of the template of its body.
+      title: of the page.
+      style: CSS.
+      values: by the name of their place in the body, all of them.
 
     Returns:
       HTML.
     """
-    return Template(asset(name)).substitute(values)
+    body = Template(asset(name)).substitute(values, title=title)
+    return Template(asset("page.html")).substitute(title=title, style=style, body=body)
 
 
 def script_json(values: Any) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from elsjax.experiments.mosaics import Mosaic
+from elsjax.experiments.mosaics.mosaic import Mosaic
 from elsjax.posterior.answers import Top
 
 # Kind of numbers and axes of each array; S1 is S + 1.

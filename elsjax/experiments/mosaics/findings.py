@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from elsjax import checks
-from elsjax.experiments.consistency import consistent
-from elsjax.experiments.limb_study import Rate
 from elsjax.experiments.measures import median_interval
-from elsjax.experiments.pieces import Pieces
-from elsjax.experiments.resumable_pieces import pieces_as_maps
-from elsjax.experiments.tiles import Tiles
+from elsjax.experiments.mosaics.consistency import consistent
+from elsjax.experiments.mosaics.limb_study import Rate
+from elsjax.experiments.mosaics.pieces import Pieces
+from elsjax.experiments.mosaics.resumable_pieces import pieces_as_maps
+from elsjax.experiments.mosaics.tiles import Tiles
 from elsjax.pixels import to_float
 from elsjax.posterior.dictionaries import Kind
 
@@ -130,7 +130,7 @@ class MosaicStudy:
                     "num_images": len(found.images),
                 }
                 for name, values in self.measures(source, tolerance).items():
-                    row[name], row[f"{name}_interval"] = _median(values)
+                    row[name], row[f"{name}_interval"] = median(values)
                 rows.append(row)
         return rows
 
@@ -166,13 +166,13 @@ class MosaicStudy:
         return arrays | {f"limbs_{name}": np.array(rate) for name, rate in self.limbs.items()}
 
 
-def _median(
+def median(
     values: Float[np.ndarray, " b"],
 ) -> tuple[float | None, tuple[float | None, float | None] | None]:
     """A median with its interval, both None where they are infinite or there are too few."""
     # Infinite values are larger than all others, whatever number stands for them.
     most = 1 + np.where(np.isfinite(values), values, 0).max()
     interval = median_interval(np.minimum(values, most))
-    median = float(np.median(values))
+    middle = float(np.median(values))
     ends = None if interval is None else tuple(None if end == most else end for end in interval)
-    return (median if np.isfinite(median) else None), ends  # type: ignore[return-value]
+    return (middle if np.isfinite(middle) else None), ends  # type: ignore[return-value]

@@ -20,13 +20,13 @@ from jaxtyping import ArrayLike, Float, Int
 from elsjax import checks
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.comparison import machine_grid
-from elsjax.experiments.consistency import difference_to_nearest
-from elsjax.experiments.limb_study import LimbStudy, Trousers
-from elsjax.experiments.mosaic_findings import MosaicStudy, Source
-from elsjax.experiments.resumable_pieces import ResumablePieces
+from elsjax.experiments.mosaics.consistency import difference_to_nearest
+from elsjax.experiments.mosaics.findings import MosaicStudy, Source
+from elsjax.experiments.mosaics.limb_study import LimbStudy, Trousers
+from elsjax.experiments.mosaics.resumable_pieces import ResumablePieces
+from elsjax.experiments.mosaics.tiles import Tiles, source_pieces
 from elsjax.experiments.sampling import ResumableSampler
 from elsjax.experiments.states import States
-from elsjax.experiments.tiles import Tiles, source_pieces
 from elsjax.machines import ScoreMachine, Window
 from elsjax.posterior.answers import Top
 from elsjax.posterior.dictionaries import Kind

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Int, Real
 
 from elsjax import checks
-from elsjax.experiments.pieces import Pieces, fewest_pieces
+from elsjax.experiments.mosaics.pieces import Pieces, fewest_pieces
 from elsjax.experiments.states import States
 from elsjax.posterior.dictionaries import Dictionary, Kind
 

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Int, Real
 
 from elsjax import checks
-from elsjax.experiments.coverage import Chosen, Largest, add, layout_of
 from elsjax.experiments.measures import warn_of_scales
+from elsjax.experiments.mosaics.coverage import Chosen, Largest, add, layout_of
 from elsjax.pixels import as_pixels
 from elsjax.posterior.dictionaries import Dictionary, Kind
 
