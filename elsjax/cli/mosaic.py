@@ -21,7 +21,6 @@ from elsjax.machines import MOST_TOP
 from elsjax.nn import Network
 from elsjax.nn.zoo import zoo
 from elsjax.pages import mosaic_page, page_name
-from elsjax.pixels import to_uint8
 from elsjax.process.schedules import Schedule
 
 
@@ -30,9 +29,9 @@ class Mosaic(Sampling):
     """See where every pixel of a sample came from: which training image, and which place in it.
 
     Writes mosaic.html, to be opened in a browser, mosaic.npz (the sources of every pixel at every
-    step, and the samples without the image that gave most of their pixels), mosaic.png and
-    config.json. The weights are exact, so there is no tolerance. An interrupted run goes on where
-    it stopped when it is repeated.
+    step, and the samples without the image that gave most), mosaic.png and config.json. The weights
+    are exact, so there is no tolerance. An interrupted run goes on where it stopped when it is
+    repeated.
     """
 
     num_samples: int = 1
@@ -147,11 +146,11 @@ def _save(
     data = start.data
     pages = mosaic_page(
         mosaic,
-        data.pixels if data.pixels.dtype == np.uint8 else to_uint8(data.pixels),
+        data.pixels,
         labels=data.labels,
         class_names=data.label_names,
         network=network,
-        title=f"{data.name}: where every pixel of {len(mosaic.left_out)} samples came from",
+        title=f"{data.name}: where every pixel came from",
         config=config,
     )
     for number, page in enumerate(pages):

@@ -186,7 +186,8 @@ def _groups(shown: _Shown, page_size: int) -> list[_Group]:
     steps = np.linspace(0, len(shown.pixels) - 1, _SIZED_IMAGES).astype(int)
     sized = shown.pixels[np.unique(steps)]
     of_image = packed_size({"pixels": sized}) / len(sized)
-    fixed = sum(len(asset(name)) for name in (*_ASSETS["style"], *_ASSETS["script"], "mosaic.html"))
+    files = (*_ASSETS["style"], *_ASSETS["script"], "page.html", "mosaic.html")
+    fixed = sum(len(asset(name)) for name in files)
     room = page_size - fixed - len(config_html(shown.config)) - _OTHER_BYTES
     sizes = []
     for b in range(shown.num_samples):
