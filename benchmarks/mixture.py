@@ -23,8 +23,8 @@ from jaxtyping import Array, ArrayLike, Float
 from tqdm import tqdm
 
 import elsjax
-from elsjax.experiments.comparison import machine_grid
 from elsjax.experiments.counterparts import own_kind, own_table
+from elsjax.experiments.protocols import machine_grid
 from elsjax.experiments.runs import Run, environment
 from elsjax.experiments.states import States
 from elsjax.nn.zoo import zoo

@@ -11,7 +11,8 @@ from flax import nnx
 import elsjax
 from elsjax import cli
 from elsjax.cli.comparison_account import ComparisonAccount
-from elsjax.experiments.comparison import PROTOCOLS, Comparison, machine_grid, network_grid
+from elsjax.experiments.comparison import Comparison
+from elsjax.experiments.protocols import machine_grid, network_grid, numbers_of_steps
 from elsjax.experiments.runs import Run
 from elsjax.experiments.sampling import Samples
 from elsjax.posterior.index import search as near_far
@@ -58,6 +59,12 @@ def test_protocols():
     np.testing.assert_allclose(network_grid("late", 4, 6), 0.75 * np.arange(4, -1, -1) / 4)
     with pytest.raises(ValueError, match="protocol='other' is not known"):
         machine_grid("other", 4, windows)
+    with pytest.raises(ValueError, match="num_steps=20 must be 10 for protocol='ten-step'"):
+        numbers_of_steps("ten-step", 20, None)
+    with pytest.raises(ValueError, match=r"network_steps=\(20, 150\) must be \(10,\)"):
+        numbers_of_steps("ten-step", None, (20, 150))
+    assert numbers_of_steps("ten-step", None, None) == (10, (10,))
+    assert numbers_of_steps("late", None, None) == (20, (20, 150))
     for protocol in ("late", "published"):
         with pytest.raises(ValueError, match="num_steps=1 must be at least 2"):
             machine_grid(protocol, 1, windows)
@@ -65,7 +72,39 @@ def test_protocols():
         network_grid("late", 4, 0)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_ten_steps_are_those_of_the_papers(run, small_network, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ["compare", "--limit", "30", "--window", "3,3,5,7", "--num-samples", "3"]
+    words += ["--network", small_network, "--out", str(out), "--protocol", "ten-step"]
+    assert cli.main([*words, "--machine", "is", "bbels"]) == 0
+    found = _arrays(out)
+    data = elsjax.load_dataset("mnist5k", limit=30, image_size=8)
+    windows = elsjax.WindowSchedule((3, 3, 5, 7))
+    denoisers = {
+        "network_10": elsjax.load_network(small_network),
+        "is": elsjax.ScoreMachine("is", data.images),
+        "bbels": elsjax.ScoreMachine("bbels", data.images, window=windows),
+    }
+    signal = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    for name, denoiser in denoisers.items():
+        x = found["noise"].astype(np.float64)
+        for k in range(900, -1, -100):
+            alpha, sigma = np.sqrt(signal[k]), np.sqrt(1 - signal[k])
+            own = np.arccos(alpha) * 2 * 1.008 / np.pi  # of the cosine schedule
+            x0 = np.clip(denoiser.denoise(x.astype(np.float32), own), -1, 1).astype(np.float64)
+            after = signal[k - 100] if k else 1.0
+            x = np.sqrt(after) * x0 + np.sqrt(1 - after) * (x - alpha * x0) / sigma
+        np.testing.assert_allclose(found[name], x, atol=2e-3)
+    rows = {row["machine"]: row for row in json.loads((out / "summary.json").read_text())}
+    painted, target = found["bbels"].reshape(3, -1), found["network_10"].reshape(3, -1)
+    left = ((painted - target) ** 2).sum(1)
+    r2 = 1 - left / ((target - target.mean(1, keepdims=True)) ** 2).sum(1)
+    assert rows["bbels"]["mean_r2"] == pytest.approx(r2.mean(), abs=1e-4)
+    assert rows["bbels"]["network_steps"] == 10
+    assert "mean r2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("protocol", ["late", "aligned", "published"])
 def test_compare_writes_what_the_library_computes(run, small_network, tmp_path, capsys, protocol):
     out = tmp_path / "run"
     assert run(out, "--protocol", protocol, "--seed", "3") == 0
@@ -208,7 +247,7 @@ def test_machines_keep_to_a_tolerance(run, tmp_path, monkeypatch):
         (["--label", "1", "2"], "must be one class, or num_samples=3 of them"),
         (["--image-size", "10"], "image_size=10 differs from 8, the size of the network's images"),
         (["--num-samples", "0"], "num_samples=0 must be"),
-        (["--network-steps", "0"], "network_steps=0 must be"),
+        (["--network-steps", "0"], "network_steps[0]=0 must be"),
         (["--num-steps", "1"], "num_steps=1 must be at least 2"),
         (["--dataset", "nope"], "name='nope' is not known"),
         (["--protocol", "fair"], "invalid choice"),
@@ -233,7 +272,7 @@ def test_constant_images_are_counted_and_left_out(tmp_path, capsys, num_samples)
     assert "NaN" not in text
     for row in json.loads(text):
         assert row["num_samples"] == num_samples
-        expected = {"pearson_r": num_samples, "pearson_r2": num_samples, "r2": 0}
+        expected = {"pearson_r": num_samples, "pearson_r2": num_samples, "r2": 0, "high_pass_r2": 0}
         if row["machine"] == "ls":
             expected["better_than_is"] = num_samples
             assert (row["num_better_than_is"], row["better_than_is"]) == (0, None)

@@ -8,7 +8,7 @@ import numpy as np
 
 import elsjax
 from elsjax import checks, plotting
-from elsjax.cli.experiment import Experiment, load_network, on_all_devices
+from elsjax.cli.experiment import Experiment, all_devices, check_count, load_network, on_all_devices
 from elsjax.cli.progress import bar
 from elsjax.experiments.calibration import similarities
 from elsjax.experiments.counterparts import own_kind, own_table
@@ -16,6 +16,7 @@ from elsjax.experiments.runs import Run
 from elsjax.experiments.states import States
 from elsjax.nn import Network
 from elsjax.parallel import use_all_cores
+from elsjax.process.sampling import Solver
 from elsjax.process.schedules import schedule_config
 from elsjax.process.windows import PUBLISHED_SCHEDULE, WindowSchedule, published_windows
 
@@ -31,6 +32,11 @@ class Calibrate(Experiment):
 
     candidates: tuple[int, ...] = (3, 5, 7, 9, 11, 13, 15, 17)
     """Sides of the windows to try: odd, and no wider than the network's receptive field."""
+    num_steps: int = 20
+    """Steps of the time grid, from 1 to 0."""
+    solver: Solver = "ddim"
+    """Solver of the network's reverse process: of the probability-flow ODE (ddim, heun), or of the
+    reverse SDE (ancestral)."""
     monotone: bool = False
     """Let P(t) never fall as the noise rises."""
     out: Path = Path("elsjax-calibration")
@@ -52,6 +58,7 @@ class Calibrate(Experiment):
     def _run(self, run: Run) -> WindowSchedule:
         """Writes the results; returns P(t)."""
         self.check_options()
+        check_count("num_steps", self.num_steps)
         windows = self._windows()
         network = load_network(self.network)
         if windows[-1] > network.receptive_field:
@@ -63,7 +70,14 @@ class Calibrate(Experiment):
         use_all_cores()
         data = self.load_data(network, options)
         label, noise = self.labels(network, data), self.noise(data)
-        machine = self.machine(own_kind(network), data, network, windows[0])
+        machine = elsjax.ScoreMachine(
+            own_kind(network),
+            data.pixels,
+            data.labels,
+            window=windows[0],
+            schedule=network.schedule,
+            mesh=all_devices(),
+        )
         # Refuses what does not fit, such as a window wider than the images.
         process: dict[str, Any] = {"label": label, "solver": self.solver, "key": self.key}
         similarities(network, machine, windows, noise, self.num_steps, **process)

@@ -11,18 +11,18 @@ import elsjax
 from elsjax import checks
 from elsjax.cli.account import save_report
 from elsjax.cli.comparison_account import ComparisonAccount
-from elsjax.cli.experiment import Experiment, indexed, load_network, on_all_devices
+from elsjax.cli.denoisers import DenoiserName, DenoiserOptions, indexed, sees_window
+from elsjax.cli.experiment import Experiment, load_network, on_all_devices
 from elsjax.cli.progress import bars
 from elsjax.cli.window import network_window, window_list
-from elsjax.experiments.comparison import Protocol, check_comparison
+from elsjax.experiments.comparison import check_comparison
 from elsjax.experiments.counterparts import own_kind
+from elsjax.experiments.protocols import Protocol, numbers_of_steps
 from elsjax.experiments.runs import Run
 from elsjax.experiments.states import States
-from elsjax.nn import Network
 from elsjax.parallel import use_all_cores
-from elsjax.posterior.dictionaries import Kind
 from elsjax.process.denoisers import Denoiser
-from elsjax.process.windows import WindowSchedule
+from elsjax.process.sampling import Solver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,23 +34,33 @@ class Compare(Experiment):
     on where it stopped when it is repeated.
     """
 
-    kinds: Annotated[tuple[Kind, ...], tyro.conf.arg(name="machine")] = ()
-    """Machines to compare. Default: IS, LS, and ELS for a network with circular padding, else
-    bbELS."""
+    names: Annotated[tuple[DenoiserName, ...], tyro.conf.arg(name="machine")] = ()
+    """Machines, or other analytic denoisers, to compare. Default: IS, LS, and ELS for a network
+    with circular padding, else bbELS."""
+    denoisers: Annotated[DenoiserOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=DenoiserOptions
+    )
+    """Of analytic denoisers."""
     window: str | None = None
     """Window P(t): an odd number, several from low to high noise with commas between, the name of a
     published table, a windows.json of `elsjax calibrate`, or a published scales_*.pt. Default: the
     table published for the network's data set, kind and padding."""
     protocol: Protocol = "late"
     """Where network and machines start: both one of the machines' steps after t = 1 (late), both at
-    t = 1 (aligned), or the network at t = 1 and the machines one step later (published)."""
-    network_steps: tuple[int, ...] = (20, 150)
-    """Numbers of steps of the network from t = 1 to 0, one run for each."""
+    t = 1 (aligned), or the network at t = 1 and the machines one step later (published); or both in
+    ten steps of DDPM's linear schedule, with estimates clipped to [-1, 1] (ten-step)."""
+    num_steps: int | None = None
+    """Steps of the machines' time grid, from 1 to 0. Default: 20."""
+    network_steps: tuple[int, ...] = ()
+    """Numbers of steps of the network from t = 1 to 0, one run for each. Default: 20 and 150."""
+    solver: Solver = "ddim"
+    """Solver of the reverse process, for network and machines: of the probability-flow ODE (ddim,
+    heun), or of the reverse SDE (ancestral), in which all see the same Brownian path."""
     batch_size: int = 4
     """Number of samples drawn at once."""
     tolerance: float | None = None
-    """Estimated error up to which machines over whole data sets may be approximated, as for `elsjax
-    sample`. Default: exact."""
+    """Estimated error up to which score machines over whole data sets may be approximated, as for
+    `elsjax sample`. Default: exact."""
     out: Path = Path("elsjax-comparison")
     """Folder to write."""
     overwrite: bool = False
@@ -77,19 +87,24 @@ class Compare(Experiment):
         self._check()
         network = load_network(self.network)
         options = self.data_options(network)
-        kinds = tuple(dict.fromkeys(self.kinds or ("is", "ls", own_kind(network))))
-        window = self._window(network, kinds, options.dataset)
+        names = tuple(dict.fromkeys(self.names or ("is", "ls", own_kind(network))))
+        num_steps, network_steps = self._steps()
+        window = None
+        if any(sees_window(name) for name in names):
+            window = network_window(self.window, network, options.dataset, num_steps)
         use_all_cores()
         data = self.load_data(network, options)
         label, noise = self.labels(network, data), self.noise(data)
-        machines: dict[str, elsjax.ScoreMachine] = {
-            kind: self.machine(kind, data, network, None if kind in ("is", "es") else window)
-            for kind in kinds
+        machines: dict[str, Denoiser] = {
+            name: self.denoisers.make(
+                name, data, schedule=network.schedule, window=window, tolerance=self.tolerance
+            )
+            for name in names
         }
         settings: dict[str, Any] = {
             "label": label,
-            "num_steps": self.num_steps,
-            "network_steps": self.network_steps,
+            "num_steps": num_steps,
+            "network_steps": network_steps,
             "protocol": self.protocol,
             "solver": self.solver,
             "key": self.key,
@@ -99,15 +114,15 @@ class Compare(Experiment):
         config = {
             "command": "compare",
             **self.describe(network, options, data, label),
-            "kinds": list(kinds),
+            "names": list(names),
+            "num_steps": num_steps,
+            "network_steps": list(network_steps),
             "windows": window_list(window),
         }
         run.start(config)
         options.print_labels(data)
         states = States(run)
-        compared: dict[str, Denoiser] = {
-            kind: indexed(one, self.tolerance, label) for kind, one in machines.items()
-        }
+        compared = {name: indexed(one, self.tolerance, label) for name, one in machines.items()}
         with bars("step") as progress:
             comparison = elsjax.compare(
                 on_all_devices(network),
@@ -131,18 +146,12 @@ class Compare(Experiment):
         checks.positive_int("batch_size", self.batch_size)
         if self.tolerance is not None:
             checks.in_range("tolerance", self.tolerance, 0, 1, open_ends=True)
-        for steps in self.network_steps:
-            checks.positive_int("network_steps", steps)
-        if not self.network_steps:
-            raise ValueError("network_steps=() must hold at least one number of steps")
+        self.denoisers.check_options()
+        self._steps()
 
-    def _window(
-        self, network: Network, kinds: tuple[Kind, ...], dataset: str
-    ) -> WindowSchedule | int | None:
-        """The window of the local machines."""
-        if all(kind in ("is", "es") for kind in kinds):
-            return None
-        return network_window(self.window, network, dataset, self.num_steps)
+    def _steps(self) -> tuple[int, tuple[int, ...]]:
+        """Numbers of steps of machines and of the network."""
+        return numbers_of_steps(self.protocol, self.num_steps, self.network_steps or None)
 
 
 def _save(run: Run, account: ComparisonAccount, config: dict[str, Any]) -> None:

@@ -5,11 +5,12 @@ from jaxtyping import Float
 
 from elsjax import plotting
 from elsjax.cli.account import FEWEST_FOR_INTERVAL, median_cell
-from elsjax.experiments.comparison import MEASURES, Comparison, Protocol
-from elsjax.pages import MACHINES, Picture
+from elsjax.experiments.comparison import MEASURES, Comparison
+from elsjax.experiments.protocols import Protocol
+from elsjax.pages import DENOISERS, Picture
 
 _PICTURED_SAMPLES = 8
-_NAMES = {kind: machine.name for kind, machine in MACHINES.items()}
+_NAMES = {name: machine.name for name, machine in DENOISERS.items()}
 
 
 class ComparisonAccount:
@@ -43,13 +44,18 @@ class ComparisonAccount:
 
     def table(self) -> list[list[str]]:
         """The rows as text, with a header."""
-        table = [["machine", "network steps", *MEASURES, "better than IS"]]
+        ten_steps = self._protocol == "ten-step"
+        means = ["mean r2"] if ten_steps else []
+        table = [["machine", "network steps", *MEASURES, *means, "better than IS"]]
         for row in self.rows:
             measures = self.comparison.measures(row["machine"], row["network_steps"])
             cells = [
                 median_cell(row[name], row[f"{name}_interval"], measures[name], _number)
                 for name in MEASURES
             ]
+            if ten_steps:
+                mean, interval = row["mean_r2"], row["mean_r2_interval"]
+                cells.append(median_cell(mean, interval, measures["r2"], _number))
             share = "-"
             if row.get("better_than_is") is not None:
                 number = row["num_samples"] - row["num_undefined"]["better_than_is"]
@@ -82,6 +88,8 @@ class ComparisonAccount:
         return {
             "late": f"Both ran {process}, from t = {late:.3g}.",
             "aligned": f"Both ran {process}, from t = 1.",
+            "ten-step": f"Both ran {process} in ten steps of DDPM's linear schedule, with "
+            "estimates clipped to [-1, 1].",
             "published": f"Both ran {process}: the network from t = 1, machines from {late:.3g}, "
             "as the published code does.",
         }[self._protocol]

@@ -13,15 +13,11 @@ from jaxtyping import Key
 import elsjax
 from elsjax import checks
 from elsjax.cli.data import DataOptions, describe, images_sha256
-from elsjax.cli.progress import bar
 from elsjax.data.datasets import Dataset
 from elsjax.nn import Network
 from elsjax.nn.zoo import zoo
-from elsjax.posterior.dictionaries import Kind
 from elsjax.process.denoisers import Denoiser
-from elsjax.process.sampling import Solver
 from elsjax.process.schedules import schedule_config
-from elsjax.process.windows import WindowSchedule
 
 MAX_COUNT = 2**31 - 1  # axes of arrays
 
@@ -60,11 +56,6 @@ class Experiment:
     label: tuple[int | str, ...] = ()
     """Classes that a conditional network is given, by number or name: one for all samples, or one
     for each. Default: all classes in turn."""
-    num_steps: int = 20
-    """Steps of the machines' time grid, from 1 to 0."""
-    solver: Solver = "ddim"
-    """Solver of the reverse process, for network and machines: of the probability-flow ODE (ddim,
-    heun), or of the reverse SDE (ancestral), in which all see the same Brownian path."""
     seed: int = 0
     """Seed of the noise; sample b depends on the seed and on b alone."""
 
@@ -75,9 +66,7 @@ class Experiment:
 
     def check_options(self) -> None:
         """Raises ValueError if an option is wrong by itself."""
-        for name in ("num_samples", "num_steps"):
-            checks.positive_int(name, getattr(self, name))
-            checks.in_range(name, getattr(self, name), 1, MAX_COUNT)
+        check_count("num_samples", self.num_samples)
         checks.seed("seed", self.seed)
         check_labels(self.label, self.num_samples)
 
@@ -136,23 +125,6 @@ class Experiment:
             classes = tuple(range(network.num_classes))
         return np.resize(np.asarray(classes, np.int32), self.num_samples) if classes else None
 
-    def machine(
-        self,
-        kind: Kind,
-        data: Dataset,
-        network: Network,
-        window: WindowSchedule | int | None,
-    ) -> elsjax.ScoreMachine:
-        """A machine on all devices, with the network's noise schedule."""
-        return elsjax.ScoreMachine(
-            kind,
-            data.pixels,
-            data.labels,
-            window=window,
-            schedule=network.schedule,
-            mesh=all_devices(),
-        )
-
     def noise(self, data: Dataset) -> np.ndarray:
         """Noise of each sample, [B, H, W, C]."""
         shape = data.pixels.shape[1:]
@@ -180,6 +152,12 @@ class Experiment:
             entry = zoo()[self.network]
             return DataOptions(entry.dataset, entry.split, entry.num_images, side), None
         return _recorded_data(Path(self.network), side)
+
+
+def check_count(name: str, value: int) -> None:
+    """Raises ValueError unless an option is a positive number that an axis of arrays can have."""
+    checks.positive_int(name, value)
+    checks.in_range(name, value, 1, MAX_COUNT)
 
 
 def load_network(network: str) -> Network:
@@ -234,21 +212,10 @@ def all_devices() -> jax.sharding.Mesh | None:
     return elsjax.make_mesh() if jax.device_count() > 1 else None
 
 
-def on_all_devices(network: Network) -> Denoiser:
-    """The network, whose batches are split between all devices."""
+def on_all_devices(denoiser: Denoiser) -> Denoiser:
+    """The denoiser, a network or another, whose batches are split between all devices."""
     mesh = all_devices()
-    return network if mesh is None else network.with_mesh(mesh)
-
-
-def indexed(
-    machine: elsjax.ScoreMachine, tolerance: float | None, label: np.ndarray | None
-) -> Denoiser:
-    """The machine, through an index for the labels if there is a tolerance, with a bar."""
-    if tolerance is None:
-        return machine
-    labels = [None] if label is None else np.unique(label).tolist()
-    with bar(f"index for {machine.kind}", "%") as progress:
-        return machine.with_index(tolerance, labels=labels, progress=progress)
+    return denoiser if mesh is None else denoiser.with_mesh(mesh)
 
 
 def check_labels(label: tuple[int | str, ...], num_samples: int) -> None:

@@ -10,10 +10,11 @@ from jaxtyping import Float
 
 import elsjax
 from elsjax import checks, plotting
-from elsjax.cli.experiment import check_images, load_network, on_all_devices
+from elsjax.cli.experiment import all_devices, check_images, load_network, on_all_devices
 from elsjax.cli.progress import bars
 from elsjax.cli.sampling import Sampling, Start
-from elsjax.experiments.comparison import machine_grid
+from elsjax.data.datasets import Dataset
+from elsjax.experiments.protocols import machine_grid
 from elsjax.experiments.runs import Run
 from elsjax.experiments.sampling import ResumableSampler
 from elsjax.experiments.states import States
@@ -21,7 +22,9 @@ from elsjax.machines import MOST_TOP
 from elsjax.nn import Network
 from elsjax.nn.zoo import zoo
 from elsjax.pages import mosaic_page, page_name
+from elsjax.posterior.dictionaries import Kind
 from elsjax.process.schedules import Schedule
+from elsjax.process.windows import WindowSchedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Mosaic(Sampling):
     repeated.
     """
 
+    machine: Kind = "bbels"
+    """Ideal, equivariant, local, equivariant local, or boundary-broken equivariant local."""
     num_samples: int = 1
     """Number of images to draw. Each is drawn twice: with all training images, and without one."""
     protocol: Literal["late", "aligned"] = "late"
@@ -71,7 +76,7 @@ class Mosaic(Sampling):
         checks.integer("top", self.top, 1, MOST_TOP)
         times, _ = machine_grid(self.protocol, self.num_steps, None)
         network = None if self.network in (None, "none") else load_network(self.network)
-        start = self.start()
+        start = self.start(self._machine)
         name = self.network
         if name is None:
             name, network = self._own_network(start)
@@ -107,7 +112,20 @@ class Mosaic(Sampling):
         run.finish()
         return found
 
-    def _own_network(self, start: Start) -> tuple[str, Network | None]:
+    def _machine(
+        self, data: Dataset, schedule: Schedule, window: WindowSchedule | int | None
+    ) -> elsjax.ScoreMachine:
+        return elsjax.ScoreMachine(
+            self.machine,
+            data.pixels,
+            data.labels,
+            schedule=schedule,
+            window=window,
+            wrap_patches=self.wrap_patches,
+            mesh=all_devices(),
+        )
+
+    def _own_network(self, start: Start[elsjax.ScoreMachine]) -> tuple[str, Network | None]:
         """The zoo's UNet for the data set, by name, or "none" if none suits."""
         name = f"{self.data.dataset}/unet/zeros"
         if name not in zoo() or zoo()[name].conditional != bool(self.label):
@@ -133,7 +151,7 @@ def _save(
     run: Run,
     mosaic: elsjax.Mosaic,
     network: Float[np.ndarray, "b h w c"] | None,
-    start: Start,
+    start: Start[elsjax.ScoreMachine],
     config: dict[str, Any],
 ) -> None:
     """Writes arrays, picture and pages."""

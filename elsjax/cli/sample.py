@@ -2,14 +2,16 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from jaxtyping import Float
 
 import elsjax
 from elsjax import checks, plotting
-from elsjax.cli.experiment import indexed
+from elsjax.cli.denoisers import DenoiserName, DenoiserOptions, indexed
 from elsjax.cli.progress import bar
 from elsjax.cli.sampling import Sampling
 from elsjax.data.datasets import Dataset
@@ -17,6 +19,9 @@ from elsjax.experiments.runs import Run
 from elsjax.experiments.sampling import ResumableSampler, Samples
 from elsjax.experiments.states import States
 from elsjax.pixels import to_float
+from elsjax.process.denoisers import Denoiser
+from elsjax.process.schedules import Schedule
+from elsjax.process.windows import WindowSchedule
 
 _PICTURED_SAMPLES = 8
 _PICTURED_TIMES = (1.0, 0.75, 0.5, 0.25, 0.1)
@@ -30,10 +35,18 @@ class Sample(Sampling):
     samples.png and config.json. An interrupted run goes on where it stopped when it is repeated.
     """
 
+    machine: DenoiserName = "bbels"
+    """Score machine: ideal, equivariant, local, equivariant local, or boundary-broken equivariant
+    local. Or another analytic denoiser."""
+    denoisers: Annotated[DenoiserOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=DenoiserOptions
+    )
+    """Of analytic denoisers."""
     tolerance: float | None = None
-    """Estimated error per pixel and step, in units of [-1, 1], up to which the posterior mean may
-    be approximated: for whole data sets, 0.03 is a good start. An index of patches is built once
-    for each window, and kept. Default: exact."""
+    """Estimated error per pixel and step, in units of [-1, 1], up to which the posterior mean of a
+    score machine may be approximated: for whole data sets, 0.03 is a good start. An index of
+    patches is built once for each window, and kept. Of golden: a bound of its error, for which it
+    looks at as many images as it takes. Default: exact; of golden, the published number."""
     out: Path = Path("elsjax-samples")
     """Folder to write."""
     overwrite: bool = False
@@ -52,10 +65,11 @@ class Sample(Sampling):
     def _run(self, run: Run) -> None:
         """Writes the results."""
         self.check_options()
+        self.denoisers.check_options()
         if self.tolerance is not None:
             checks.in_range("tolerance", self.tolerance, 0, 1, open_ends=True)
         times = np.arange(self.num_steps, -1, -1) / self.num_steps
-        start = self.start()
+        start = self.start(self._denoiser)
         states = States(run)
         sampler = ResumableSampler(
             start.noise, **start.process, batch_size=self.batch_size, states=states
@@ -73,6 +87,18 @@ class Sample(Sampling):
         run.write("samples.png", lambda file: figure.savefig(file, format="png"))
         states.forget()
         run.finish()
+
+    def _denoiser(
+        self, data: Dataset, schedule: Schedule, window: WindowSchedule | int | None
+    ) -> Denoiser:
+        return self.denoisers.make(
+            self.machine,
+            data,
+            schedule=schedule,
+            window=window,
+            wrap_patches=self.wrap_patches,
+            tolerance=self.tolerance,
+        )
 
 
 def _results(

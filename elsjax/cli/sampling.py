@@ -1,7 +1,8 @@
 """What the commands share that sample a score machine of any images."""
 
 import dataclasses
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -10,43 +11,46 @@ import tyro
 import elsjax
 from elsjax import checks
 from elsjax.cli.data import DataOptions, describe
-from elsjax.cli.experiment import MAX_COUNT, all_devices, check_labels, class_numbers
+from elsjax.cli.denoisers import DenoiserName, sees_window
+from elsjax.cli.experiment import check_count, check_labels, class_numbers
 from elsjax.cli.schedule import parse_schedule
 from elsjax.cli.window import parse_window, window_list
 from elsjax.data.datasets import Dataset
 from elsjax.parallel import use_all_cores
-from elsjax.posterior.dictionaries import Kind
+from elsjax.process.denoisers import Denoiser
 from elsjax.process.sampling import Solver
 from elsjax.process.schedules import Schedule, schedule_config
 from elsjax.process.windows import PUBLISHED_WINDOWS, WindowSchedule, published_table
 
+Made = TypeVar("Made", bound=Denoiser)
 
-class Start(NamedTuple):
+
+class Start(NamedTuple, Generic[Made]):
     """What a reverse process starts from.
 
     Attributes:
       data: training images.
-      machine: the machine of these.
+      machine: the machine of these, or another denoiser.
       noise: to start from, [B, H, W, C].
       process: label, solver and key, as `elsjax.sample` takes them.
     """
 
     data: Dataset
-    machine: elsjax.ScoreMachine
+    machine: Made
     noise: jax.Array
     process: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """A score machine of some images, and the seeds of samples."""
+    """A denoiser of some images, and the seeds of samples; a command says which denoiser."""
 
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=DataOptions
     )
     """Training images."""
-    machine: Kind = "bbels"
-    """Ideal, equivariant, local, equivariant local, or boundary-broken equivariant local."""
+    machine: DenoiserName = "bbels"
+    """What denoises."""
     window: str | None = None
     """Window P(t): an odd number, several from low to high noise with commas between, the name
     of a published table such as mnist/unet/zeros, a windows.json of `elsjax calibrate`, or a
@@ -74,15 +78,22 @@ class Sampling:
         """Raises ValueError if an option is wrong by itself."""
         schedule = parse_schedule(self.schedule)
         for name in ("num_samples", "num_steps", "batch_size"):
-            checks.positive_int(name, getattr(self, name))
-            checks.in_range(name, getattr(self, name), 1, MAX_COUNT)
+            check_count(name, getattr(self, name))
         checks.seed("seed", self.seed)
         check_labels(self.label, self.num_samples)
         if self.window is not None:
             self._window(schedule)
 
-    def start(self) -> Start:
-        """Loads the images and makes a machine of them, on all devices.
+    def start(
+        self, make: Callable[[Dataset, Schedule, WindowSchedule | int | None], Made]
+    ) -> Start[Made]:
+        """Loads the images and makes a denoiser of them.
+
+        Args:
+          make: makes it, of images, noise schedule and window.
+
+        Returns:
+          What the reverse process starts from.
 
         Raises:
           ValueError: if there are no such images, or no window was published for them.
@@ -90,16 +101,8 @@ class Sampling:
         use_all_cores()
         data = self.data.load()
         schedule = parse_schedule(self.schedule)
-        machine = elsjax.ScoreMachine(
-            self.machine,
-            data.pixels,
-            data.labels,
-            schedule=schedule,
-            # Chosen now, if not given, so that an unknown data set is what is told first.
-            window=self._window(schedule),
-            wrap_patches=self.wrap_patches,
-            mesh=all_devices(),
-        )
+        # The window is chosen now, if not given, so that an unknown data set is told of first.
+        machine = make(data, schedule, self._window(schedule))
         key = jax.random.key(self.seed)
         noise = elsjax.initial_noise(key, self.num_samples, machine.image_shape)
         classes = np.asarray(class_numbers(self.label, data), np.int32)
@@ -107,10 +110,11 @@ class Sampling:
         process = {"label": label, "solver": self.solver, "key": key}
         return Start(data, machine, noise, process)
 
-    def describe(self, command: str, start: Start) -> dict[str, Any]:
+    def describe(self, command: str, start: Start[Made]) -> dict[str, Any]:
         """Everything that determines the results, and the versions that computed them."""
         options = dataclasses.asdict(self)
         del options["data"]
+        options |= options.pop("denoisers", {})
         options |= dataclasses.asdict(self.data.absolute())
         for irrelevant in ("out", "overwrite"):
             del options[irrelevant]
@@ -119,21 +123,22 @@ class Sampling:
             **options,
             "label": list(class_numbers(self.label, start.data)),
             "schedule": schedule_config(start.machine.schedule),
-            "windows": window_list(start.machine.window),
+            "windows": window_list(getattr(start.machine, "window", None)),
             **describe(start.data),
         }
 
     def _window(self, schedule: Schedule) -> WindowSchedule | int | None:
-        if self.machine in ("is", "es"):
+        if not sees_window(self.machine):
             if self.window is not None:
                 raise ValueError(
                     f"window={self.window!r} does not apply to machine={self.machine!r}, "
-                    "which sees the whole image"
+                    "which looks through none"
                 )
             return None
         name = self.window
         if name is None:
-            kinds = [("resnet", "circular")] if self.machine == "els" else []
+            circular = self.machine.endswith("-els") or self.machine == "els"
+            kinds = [("resnet", "circular")] if circular else []
             tables = [
                 published_table(self.data.dataset, *kind) for kind in [*kinds, ("unet", "zeros")]
             ]

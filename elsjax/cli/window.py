@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+
 from elsjax.experiments.counterparts import architecture, own_table
 from elsjax.interop.torch_files import read_scales
 from elsjax.interop.torch_pickle import Refused
@@ -16,6 +18,10 @@ from elsjax.process.windows import (
     published_windows,
 )
 
+# Sides of crops at the 18 noise levels sigma / alpha of EDM (Karras et al. 2022), high noise first.
+_CROPS = (*7 * (32,), 23, 15, 11, 7, 5, *6 * (3,))
+_CROP_LEVELS = np.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), len(_CROPS)) ** 7
+_CROP_TIMES = 100  # at which the nearest level is looked up
 _LONGEST = 1 << 20  # bytes of a file of windows, thousands of times a real one
 
 
@@ -74,12 +80,40 @@ def parse_window(
     if text.lower().endswith((".json", ".pt")):
         windows, own = _read_windows(text, name)
         return windows.transferred(own, schedule, num_steps)
+    expected = (
+        "odd numbers with commas between, a .json file of `elsjax calibrate`, a published "
+        f"scales_*.pt, or one of {', '.join(PUBLISHED_WINDOWS)}"
+    )
+    return _in_words(text, name, expected)
+
+
+def parse_crops(text: str | None, schedule: Schedule, side: int) -> WindowSchedule | int:
+    """The sides of the crops of PSPC that an option asks for.
+
+    Args:
+      text: a number, or several from low to high noise with commas between; None for those that
+        Niedoba et al. (2025) published, at the noise levels that they are of.
+      schedule: noise schedule of the denoiser.
+      side: the shorter side of the images, which no published crop exceeds.
+
+    Returns:
+      The sides.
+
+    Raises:
+      ValueError: if it is none of these.
+    """
+    if text is not None:
+        return _in_words(text, "crop", "numbers with commas between")
+    alpha, sigma = map(np.asarray, schedule(np.arange(1, _CROP_TIMES + 1) / _CROP_TIMES))
+    level = np.log(sigma / np.maximum(alpha, np.finfo(alpha.dtype).tiny))
+    nearest = np.abs(level[:, None] - np.log(_CROP_LEVELS)).argmin(1)
+    return WindowSchedule(tuple(min(_CROPS[place], side) for place in nearest))
+
+
+def _in_words(text: str, name: str, expected: str) -> WindowSchedule | int:
+    """One side, or several with commas between."""
     if not re.fullmatch(r"\s*[0-9]{1,9}\s*(,\s*[0-9]{1,9}\s*)*", text):
-        raise ValueError(
-            f"{name}={_shown(text)} is not known; expected odd numbers with commas between, a "
-            f".json file of `elsjax calibrate`, a published scales_*.pt, or one of "
-            f"{', '.join(PUBLISHED_WINDOWS)}"
-        )
+        raise ValueError(f"{name}={_shown(text)} is not known; expected {expected}")
     windows = _windows(text, name, [int(window) for window in text.split(",")])
     return windows.windows[0] if len(windows.windows) == 1 else windows
 

@@ -1,38 +1,26 @@
-"""A network and score machines, or any other denoisers, on the same noise.
-
-Protocols say where they start, on a uniform grid of S steps for the machines:
-
-    late       both at t = 1 - 1 / S
-    aligned    both at t = 1
-    published  the network at t = 1, the machine at 1 - 1 / S, looking through the window of the
-               grid point above, as the code of Kamb & Ganguli (2025) does
-
-A step from t to s takes an error of the predicted noise, times sigma_s - sigma_t alpha_s / alpha_t,
-into x_s. From 1 to 0.95 that factor is 6.2, at the next step 0.86: where a network starts at t = 1,
-its first step adds several times the signal of x_0.95 in errors, which no theory of it predicts.
-"""
+"""A network and score machines, or any other denoisers, on the same noise."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int, Key
 
 from elsjax import checks
-from elsjax.experiments.measures import median_interval, pearson_r, r2
+from elsjax.experiments.measures import local_means, mean_interval, median_interval, pearson_r, r2
+from elsjax.experiments.protocols import Protocol, machine_grid, network_grid, numbers_of_steps
 from elsjax.experiments.sampling import ResumableSampler, Samples
 from elsjax.experiments.states import States
 from elsjax.process.denoisers import Denoiser
+from elsjax.process.rescheduled import Rescheduled
 from elsjax.process.sampling import Solver, solver_references
-from elsjax.process.windows import WindowSchedule
+from elsjax.process.schedules import LinearBetaSchedule
 from elsjax.references import Cited, Reference
 
-Protocol = Literal["late", "aligned", "published"]
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
-MEASURES = ("pearson_r", "pearson_r2", "r2")
+MEASURES = ("pearson_r", "pearson_r2", "r2", "high_pass_r2")
 """What `Comparison.measures` says of each sample."""
 
 
@@ -75,17 +63,16 @@ class Comparison(Cited):
           network_steps: the network's number of steps; None for the largest.
 
         Returns:
-          By the names "pearson_r", "pearson_r2" and "r2": `elsjax.pearson_r`, its square and
-          `elsjax.r2`, [B] each.
+          By the names "pearson_r", "pearson_r2", "r2" and "high_pass_r2": `elsjax.pearson_r`, its
+          square, `elsjax.r2` and that of the images less their `local_means`, [B] each.
 
         Raises:
           ValueError: if there are no such samples.
         """
         if network_steps is None:
             network_steps = max(self.network)
-        r = self._measure(pearson_r, machine, network_steps)
-        explained = self._measure(r2, machine, network_steps)
-        return dict(zip(MEASURES, (r, r**2, explained), strict=True))
+        images = self._machine(machine).images, self._network(network_steps).images
+        return agreement_measures(*images)
 
     def better(self, machine: str, baseline: str, network_steps: int) -> Float[np.ndarray, " b"]:
         """Whether a machine has a higher correlation with the network than another.
@@ -131,9 +118,10 @@ class Comparison(Cited):
         Returns:
           Rows of JSON values: `machine`, `network_steps`, `solver`, `num_samples`; the median of
           each measure (None where it is undefined for all samples) and its 95 % interval
-          (`..._interval`, None for too few samples); with a baseline, of the others, how often each
-          is better (`num_better_than_...` and the share, `better_than_...`). `num_undefined` counts
-          the samples that are left out of each.
+          (`..._interval`, None for too few samples); `mean_r2`, the mean of r2, which papers of the
+          protocol "ten-step" report, and its 95 % interval; with a baseline, of the others, how
+          often each is better (`num_better_than_...` and the share, `better_than_...`).
+          `num_undefined` counts the samples that are left out of each.
 
         Raises:
           ValueError: if there is no machine of the baseline's name.
@@ -152,6 +140,9 @@ class Comparison(Cited):
                     known = _known(row, name, values)
                     row[name] = float(np.median(known)) if len(known) else None
                     row[f"{name}_interval"] = median_interval(known)
+                    if name == "r2":
+                        row["mean_r2"] = float(known.mean()) if len(known) else None
+                        row["mean_r2_interval"] = mean_interval(known)
                 if baseline not in (None, machine):
                     name = f"better_than_{baseline}"
                     known = _known(row, name, self.better(machine, baseline, steps))
@@ -184,8 +175,8 @@ def compare(
     noise: Float[ArrayLike, "b h w c"],
     *,
     label: Int[ArrayLike, "..."] | None = None,
-    num_steps: int = 20,
-    network_steps: Sequence[int] = (20, 150),
+    num_steps: int | None = None,
+    network_steps: Sequence[int] | None = None,
     protocol: Protocol = "late",
     solver: Solver = "ddim",
     key: Key[jax.Array, "..."] | None = None,
@@ -201,11 +192,13 @@ def compare(
         schedule, or any other denoisers.
       noise: noise to start from, [B, H, W, C].
       label: class to condition on, integer or [B]; None for unconditional.
-      num_steps: S, steps of the machines' uniform time grid from 1 to 0.
-      network_steps: numbers of steps of the network from 1 to 0, one run each.
+      num_steps: S, steps of the machines' uniform time grid from 1 to 0; 20 for None.
+      network_steps: numbers of steps of the network from 1 to 0, one run each; 20 and 150 for None.
       protocol: where they start: "late", both one of the S steps below t = 1; "aligned", both at
         t = 1; "published", the network at t = 1 and the machine one step below, where a machine
-        whose `window` is a `WindowSchedule` looks through that of the grid point above.
+        whose `window` is a `WindowSchedule` looks through that of the grid point above; or
+        "ten-step", of its own schedule and with ten steps for all, see the top of
+        `elsjax.experiments.protocols`.
       solver: of network and machines alike, see `elsjax.sample`; under "ancestral" all see the same
         Brownian path, whatever their numbers of steps.
       key: see `elsjax.sample`.
@@ -223,6 +216,7 @@ def compare(
     sampler = ResumableSampler(
         noise, label, solver=solver, key=key, batch_size=batch_size, states=states
     )
+    num_steps, network_steps = numbers_of_steps(protocol, num_steps, network_steps)
     runs = _runs(network, machines, sampler, num_steps, network_steps, protocol)
     found = {
         name: sampler.sample(
@@ -250,8 +244,8 @@ def check_comparison(
     noise: Float[ArrayLike, "b h w c"],
     *,
     label: Int[ArrayLike, "..."] | None = None,
-    num_steps: int = 20,
-    network_steps: Sequence[int] = (20, 150),
+    num_steps: int | None = None,
+    network_steps: Sequence[int] | None = None,
     protocol: Protocol = "late",
     solver: Solver = "ddim",
     key: Key[jax.Array, "..."] | None = None,
@@ -259,7 +253,8 @@ def check_comparison(
 ) -> None:
     """Raises the ValueError that `compare` would raise for these arguments; computes nothing."""
     sampler = ResumableSampler(noise, label, solver=solver, key=key, batch_size=batch_size)
-    _runs(network, machines, sampler, num_steps, network_steps, protocol)
+    steps = numbers_of_steps(protocol, num_steps, network_steps)
+    _runs(network, machines, sampler, *steps, protocol)
 
 
 class _Run(NamedTuple):
@@ -281,7 +276,7 @@ def _runs(
     """What there is to sample, by name, the network first; all of it is checked."""
     checks.instance("network", network, Denoiser, "elsjax.load_pretrained('mnist/unet/zeros')")
     runs = {}
-    for steps in checks.positive_ints("network_steps", network_steps):
+    for steps in network_steps:
         times = network_grid(protocol, num_steps, steps)
         kept = range(len(times) - 1 if steps == num_steps else 0)
         runs[_network_name(steps)] = _Run(network, times, kept)
@@ -299,6 +294,12 @@ def _runs(
             "a ScoreMachine, a network or a FunctionDenoiser",
         )
         runs[name] = _machine_run(machine, num_steps, protocol)
+    if protocol == "ten-step":
+        schedule = LinearBetaSchedule()
+        runs = {
+            name: run._replace(denoiser=Rescheduled(run.denoiser, schedule, clip=True))
+            for name, run in runs.items()
+        }
     for run in runs.values():
         sampler.check(run.denoiser, run.times)
     return runs
@@ -328,6 +329,30 @@ def _of_each(
     return np.where(finite.ravel(), values, np.nan)
 
 
+def _high_pass_r2(
+    predicted: Float[np.ndarray, "b h w c"], target: Float[np.ndarray, "b h w c"]
+) -> jax.Array:
+    return r2(predicted - local_means(predicted), target - local_means(target))
+
+
+def agreement_measures(
+    predicted: Float[np.ndarray, "b h w c"], target: Float[np.ndarray, "b h w c"]
+) -> dict[str, Float[np.ndarray, " b"]]:
+    """How well images predict others, by each of `MEASURES`; NaN where that is undefined.
+
+    Args:
+      predicted: images, [B, H, W, C].
+      target: what they predict, [B, H, W, C].
+
+    Returns:
+      The measures, [B] each.
+    """
+    r = _of_each(pearson_r, predicted, target)
+    explained = _of_each(r2, predicted, target)
+    fine = np.where(np.isnan(explained), np.nan, _of_each(_high_pass_r2, predicted, target))
+    return dict(zip(MEASURES, (r, r**2, explained, fine), strict=True))
+
+
 def _known(
     row: dict[str, Any], name: str, values: Float[np.ndarray, " b"]
 ) -> Float[np.ndarray, " known"]:
@@ -335,59 +360,3 @@ def _known(
     known = values[~np.isnan(values)]
     row["num_undefined"][name] = len(values) - len(known)
     return known
-
-
-def machine_grid(
-    protocol: Protocol, num_steps: int, window: WindowSchedule | int | None
-) -> tuple[np.ndarray, WindowSchedule | int | None]:
-    """Time grid and window of the machine in a comparison.
-
-    Args:
-      protocol: "late", "aligned" or "published", see `compare`.
-      num_steps: S, steps of the uniform grid from 1 to 0.
-      window: window of the machine.
-
-    Returns:
-      `(times, window)`: times for `elsjax.sample`, and the window to look through.
-
-    Raises:
-      ValueError: if the protocol is unknown or num_steps too small for it.
-    """
-    checks.one_of("protocol", protocol, PROTOCOLS)
-    checks.positive_int("num_steps", num_steps)
-    if protocol == "aligned":
-        return _uniform(num_steps), window
-    if num_steps == 1:
-        raise ValueError(f"num_steps=1 must be at least 2 for protocol={protocol!r}")
-    if protocol == "published" and isinstance(window, WindowSchedule):
-        window = WindowSchedule((*window.windows[1:], window.windows[-1]))
-    return _uniform(num_steps)[1:], window
-
-
-def network_grid(protocol: Protocol, num_steps: int, network_steps: int) -> np.ndarray:
-    """Time grid of the network in a comparison.
-
-    Args:
-      protocol: as `machine_grid`.
-      num_steps: S, steps of the machine's grid from 1 to 0.
-      network_steps: steps of the network from 1 to 0; from where it starts it takes its share, and
-        as many as the machine where both numbers are the same.
-
-    Returns:
-      Times for `elsjax.sample`.
-
-    Raises:
-      ValueError: as `machine_grid`, or if network_steps is not positive.
-    """
-    checks.positive_int("network_steps", network_steps)
-    times, _ = machine_grid(protocol, num_steps, None)
-    if protocol != "late":
-        return _uniform(network_steps)
-    if network_steps == num_steps:
-        return times
-    return times[0] * _uniform(max(1, round(network_steps * times[0])))
-
-
-def _uniform(num_steps: int) -> np.ndarray:
-    """The uniform time grid from 1 to 0."""
-    return np.arange(num_steps, -1, -1) / num_steps

@@ -102,6 +102,56 @@ def median_interval(
     return (float(values[k - 1]), float(values[-k])) if k else None
 
 
+def mean_interval(
+    values: Float[np.ndarray, " n"], level: float = 0.95
+) -> tuple[float, float] | None:
+    """Student's interval of a mean.
+
+    Args:
+      values: independent values, [n], finite.
+      level: probability with which it holds the mean of a normal distribution, in (0, 1).
+
+    Returns:
+      `(low, high)`; None for fewer than 2 values.
+
+    Raises:
+      ValueError: if values are not finite or not [n], or level is outside (0, 1).
+    """
+    checks.in_range("level", level, 0, 1, open_ends=True)
+    values = np.asarray(values)
+    if values.ndim != 1:
+        raise ValueError(f"values has shape {list(values.shape)}; expected [n]")
+    checks.finite("values", values)
+    if len(values) < 2:
+        return None
+    from scipy import stats
+
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    reach = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * error)
+    return float(values.mean()) - reach, float(values.mean()) + reach
+
+
+def local_means(images: Real[ArrayLike, "b h w c"]) -> Float[np.ndarray, "b h w c"]:
+    """Mean over the 3x3 pixels around each pixel, of those inside the image: what blur leaves.
+
+    Args:
+      images: [B, H, W, C], floating point.
+
+    Returns:
+      The means, [B, H, W, C].
+
+    Raises:
+      ValueError: if images is no array [B, H, W, C].
+    """
+    images = np.asarray(images)
+    if images.ndim != 4:
+        raise ValueError(f"images has shape {list(images.shape)}; expected [B, H, W, C]")
+    sums, counts = images, np.ones_like(images[:1])
+    for axis in (1, 2):
+        sums, counts = (_with_neighbours(array, axis) for array in (sums, counts))
+    return sums / counts
+
+
 def nearest_images(
     samples: Real[ArrayLike, "b h w c"], images: Real[ArrayLike, "n h w c"]
 ) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
@@ -126,6 +176,16 @@ def nearest_images(
         )
     warn_of_scales("samples", samples, "images", images)
     return _nearest_images(samples, images)
+
+
+def _with_neighbours(array: np.ndarray, axis: int) -> np.ndarray:
+    """Each entry with its two neighbours along an axis, summed; outside there is 0."""
+    first, last = [slice(None)] * array.ndim, [slice(None)] * array.ndim
+    first[axis], last[axis] = slice(None, -1), slice(1, None)
+    sums = array.copy()
+    sums[tuple(last)] += array[tuple(first)]
+    sums[tuple(first)] += array[tuple(last)]
+    return sums
 
 
 @jax.jit

@@ -3,9 +3,10 @@
 from elsjax.pages.mosaic import mosaic_page, page_name
 from elsjax.pages.notebook import NotebookPage
 from elsjax.pages.report import Picture, report_page
-from elsjax.pages.words import MACHINES, Machine
+from elsjax.pages.words import DENOISERS, MACHINES, Machine
 
 __all__ = [
+    "DENOISERS",
     "MACHINES",
     "Machine",
     "NotebookPage",

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from elsjax.pages.templates import asset, config_html, page
-from elsjax.pages.words import MACHINES
+from elsjax.pages.words import DENOISERS
 
 
 class Picture:
@@ -92,7 +92,7 @@ def _explained(kinds: Sequence[str]) -> str:
     """What the machines do; "" without any."""
     if not kinds:
         return ""
-    found = [f"<dt>{MACHINES[k].name}</dt><dd>{MACHINES[k].sentence}</dd>" for k in kinds]
+    found = [f"<dt>{DENOISERS[k].name}</dt><dd>{DENOISERS[k].sentence}</dd>" for k in kinds]
     return f'<h2>The machines</h2>\n<dl class="machines">{"".join(found)}</dl>'
 
 

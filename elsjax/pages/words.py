@@ -43,4 +43,38 @@ MACHINES = {
         "the same distance to it.",
     ),
 }
-"""By kind."""
+"""Score machines, by kind."""
+
+DENOISERS = {
+    **MACHINES,
+    **{
+        f"wiener-{kind}": Machine(
+            f"Wiener {machine.name}",
+            f"Wiener filter: the best linear denoiser that sees what {machine.name} sees. It knows "
+            "means and covariances of the training images, and copies nothing.",
+        )
+        for kind, machine in MACHINES.items()
+    },
+    "pca-locality": Machine(
+        "PCA locality",
+        "Every pixel is compared with whole training images at the pixels that matter to it in "
+        "their Wiener filter, and copied from the same place.",
+    ),
+    "pspc": Machine(
+        "PSPC",
+        "Patch set posterior composites: every crop of the picture is compared with the same crop "
+        "of the training images, and what crops say of a pixel is averaged.",
+    ),
+    "golden": Machine(
+        "golden subset",
+        "IS, over those training images only that are nearest to the noisy picture.",
+    ),
+    **{
+        f"smoothed-{kind}": Machine(
+            f"smoothed {machine.name}",
+            f"{machine.name}, averaged over copies of the noisy picture with a little more noise.",
+        )
+        for kind, machine in MACHINES.items()
+    },
+}
+"""Score machines and other analytic denoisers, by the names that commands have for them."""

@@ -20,6 +20,7 @@ from elsjax import checks
 from elsjax.references import Cited, Reference
 
 _MOST_STEPS = 10**6  # of a table that is made at every call
+_FINE = 10_000  # steps of the grid on which the time of a noise level is looked up
 _LONGEST = 1e6  # relaxation times, after a few dozen of which no signal is left
 
 
@@ -154,6 +155,31 @@ class ExponentialSchedule(Schedule):
     def __call__(self, t: ArrayLike) -> tuple[Float[Array, "*t"], Float[Array, "*t"]]:
         """See `Schedule.__call__`."""
         return _from_log_alpha(-self.horizon * jnp.asarray(t, jnp.result_type(float)))
+
+
+def same_noise(
+    t: Float[np.ndarray, "*t"], schedule: Schedule, other: Schedule
+) -> Float[np.ndarray, "*t"]:
+    """The times at which another schedule has the noise levels that a schedule has at t.
+
+    Args:
+      t: times in [0, 1], of any shape.
+      schedule: whose times they are.
+      other: whose times are wanted.
+
+    Returns:
+      The times, in float64; the nearest where the other does not go so far.
+    """
+    if schedule == other:
+        return np.asarray(t, np.float64)
+    fine = np.arange(_FINE + 1) / _FINE
+    return np.interp(_noise_angle(schedule, np.asarray(t)), _noise_angle(other, fine), fine)
+
+
+def _noise_angle(schedule: Schedule, t: Float[np.ndarray, "*t"]) -> Float[np.ndarray, "*t"]:
+    """`arctan(sigma / alpha)`, which rises from 0 to pi/2, and is linear in t for the cosine's."""
+    alpha, sigma = schedule.on_host(t) or schedule(t)
+    return np.arctan2(np.asarray(sigma, np.float64), np.asarray(alpha, np.float64))
 
 
 SCHEDULES: dict[str, type[Schedule]] = {

@@ -7,14 +7,12 @@ import dataclasses
 import math
 
 import numpy as np
-from jaxtyping import Float
 
 from elsjax import checks
-from elsjax.process.schedules import CosineSchedule, Schedule
+from elsjax.process.schedules import CosineSchedule, Schedule, same_noise
 
 PUBLISHED_SCHEDULE = CosineSchedule()
 """The noise schedule of the published windows."""
-_FINE = 10_000  # steps of the grid on which the time of a noise level is looked up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +73,7 @@ class WindowSchedule:
         num_steps = checks.positive_int("num_steps", num_steps)
         if old == new:
             return self
-        fine = np.arange(_FINE + 1) / _FINE
-        levels = _noise_angle(new, np.arange(1, num_steps + 1) / num_steps)
-        times = np.interp(levels, _noise_angle(old, fine), fine)
+        times = same_noise(np.arange(1, num_steps + 1) / num_steps, new, old)
         return WindowSchedule(tuple(self(t) for t in times.tolist()))
 
 
@@ -120,12 +116,6 @@ def published_windows(name: str) -> WindowSchedule:
     """
     checks.one_of("name", name, PUBLISHED_WINDOWS)
     return WindowSchedule(tuple(int(window) for window in _PUBLISHED[name].split()))
-
-
-def _noise_angle(schedule: Schedule, t: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
-    """`arctan(sigma / alpha)`, which rises from 0 to pi/2, and is linear in t for the cosine's."""
-    alpha, sigma = schedule.on_host(t) or schedule(t)
-    return np.arctan2(np.asarray(sigma, np.float64), np.asarray(alpha, np.float64))
 
 
 def published_table(dataset: str, network: str, padding: str) -> str | None:

@@ -13,8 +13,8 @@ from jaxtyping import ArrayLike, Float, Real
 
 from elsjax import checks
 from elsjax.data.datasets import Dataset
-from elsjax.experiments.comparison import machine_grid
 from elsjax.experiments.mosaics.limbs import excess_limbs, wilson_interval
+from elsjax.experiments.protocols import machine_grid
 from elsjax.experiments.sampling import ResumableSampler
 from elsjax.experiments.states import States
 from elsjax.machines import ScoreMachine, Window

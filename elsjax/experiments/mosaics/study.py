@@ -19,12 +19,12 @@ from jaxtyping import ArrayLike, Float, Int
 
 from elsjax import checks
 from elsjax.data.datasets import Dataset
-from elsjax.experiments.comparison import machine_grid
 from elsjax.experiments.mosaics.consistency import difference_to_nearest
 from elsjax.experiments.mosaics.findings import MosaicStudy, Source
 from elsjax.experiments.mosaics.limb_study import LimbStudy, Trousers
 from elsjax.experiments.mosaics.resumable_pieces import ResumablePieces
 from elsjax.experiments.mosaics.tiles import Tiles, source_pieces
+from elsjax.experiments.protocols import machine_grid
 from elsjax.experiments.sampling import ResumableSampler
 from elsjax.experiments.states import States
 from elsjax.machines import ScoreMachine, Window
