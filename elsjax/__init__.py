@@ -8,6 +8,7 @@ runs the reverse process with them or with a network.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from elsjax.analytic.smoothed import SmoothedDenoiser
 from elsjax.citations import citation
 from elsjax.data.datasets import Dataset, load_dataset
 from elsjax.experiments.calibration import Calibration, calibrate
@@ -58,6 +59,7 @@ __all__ = [
     "Posterior",
     "Schedule",
     "ScoreMachine",
+    "SmoothedDenoiser",
     "Step",
     "Tiles",
     "Top",
