@@ -8,6 +8,7 @@ runs the reverse process with them or with a network.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from elsjax.analytic.composed import ComposedDenoiser
 from elsjax.analytic.smoothed import SmoothedDenoiser
 from elsjax.citations import citation
 from elsjax.data.datasets import Dataset, load_dataset
@@ -47,6 +48,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Calibration",
     "Comparison",
+    "ComposedDenoiser",
     "CosineSchedule",
     "Dataset",
     "Denoiser",
