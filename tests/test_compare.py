@@ -104,6 +104,40 @@ def test_ten_steps_are_those_of_the_papers(run, small_network, tmp_path, capsys)
     assert "mean r2" in capsys.readouterr().out
 
 
+def test_the_report_links_to_the_mosaics_of_its_samples(run, tmp_path):
+    out = tmp_path / "run"
+    assert run(out, "--mosaics", "2", "--machine", "is", "bbels", "--network-steps", "4") == 0
+    report, page = ((out / name).read_text() for name in ("report.html", "mosaic.html"))
+    assert '<a href="mosaic.html">' in report
+    assert "bbELS: where every pixel came from" in page
+    assert run(tmp_path / "plain", "--machine", "is", "--network-steps", "4") == 0
+    assert "mosaic.html" not in (tmp_path / "plain" / "report.html").read_text()
+    assert not (tmp_path / "plain" / "mosaic.html").exists()
+
+
+def test_network_and_machines_are_guided_alike(small_network, tmp_path):
+    trained = (tmp_path / "config.json", {"dataset": "mnist5k", "split": "train", "num_images": 40})
+    trained[0].write_text(json.dumps({**trained[1], "image_size": 8}))
+    network = elsjax.nn.ResNet((8, 8, 1), width=8, num_layers=1, num_classes=10, rngs=nnx.Rngs(0))
+    elsjax.save_network(network, tmp_path / "network.safetensors")
+    words = ["compare", "--network", str(tmp_path / "network.safetensors"), "--machine", "is"]
+    words += ["--num-samples", "2", "--num-steps", "3", "--network-steps", "3", "--label", "4"]
+    guided = ["--guidance", "2", "--guidance-network", small_network]
+    assert cli.main([*words, *guided, "--out", str(tmp_path / "run")]) == 0
+    found = _arrays(tmp_path / "run")
+    data = elsjax.load_dataset("mnist5k", limit=40, image_size=8)
+    bases = {"network_3": elsjax.load_network(small_network)}
+    bases["is"] = elsjax.ScoreMachine("is", data.pixels, data.labels)
+    for name, part in {"network_3": network, "is": bases["is"]}.items():
+        # Twice as far from the base as the class is.
+        x = found["noise"]
+        for t, s in ((2 / 3, 1 / 3), (1 / 3, 0.0)):
+            x0 = 2 * part.denoise(x, t, 4) - bases[name].denoise(x, t)
+            (alpha, sigma), (signal, noise) = network.schedule(t), network.schedule(s)
+            x = signal * x0 + noise * (x - alpha * x0) / sigma
+        np.testing.assert_allclose(found[name], x, atol=1e-3)
+
+
 @pytest.mark.parametrize("protocol", ["late", "aligned", "published"])
 def test_compare_writes_what_the_library_computes(run, small_network, tmp_path, capsys, protocol):
     out = tmp_path / "run"
@@ -248,6 +282,13 @@ def test_machines_keep_to_a_tolerance(run, tmp_path, monkeypatch):
         (["--image-size", "10"], "image_size=10 differs from 8, the size of the network's images"),
         (["--num-samples", "0"], "num_samples=0 must be"),
         (["--network-steps", "0"], "network_steps[0]=0 must be"),
+        (["--mosaics", "4"], "mosaics=4 must"),
+        (["--mosaics", "1", "--protocol", "published"], "needs protocol='late' or 'aligned'"),
+        (["--mosaics", "1", "--machine", "pspc", "--crop", "3"], "needs a score machine"),
+        (["--crop", "odd", "--machine", "pspc"], "crop='odd' is not known"),
+        (["--threshold", "-1", "--machine", "pca-locality"], "threshold=-1.0 must"),
+        (["--draws", "0", "--machine", "smoothed-is"], "draws=0 must be"),
+        (["--guidance", "2"], "must be given together"),
         (["--num-steps", "1"], "num_steps=1 must be at least 2"),
         (["--dataset", "nope"], "name='nope' is not known"),
         (["--protocol", "fair"], "invalid choice"),

@@ -63,7 +63,7 @@ def test_all_pages_are_written(tmp_path, monkeypatch):
         seen.update(options, mosaic=mosaic, images=images)
         return ["one", "two", "\udcff three"]
 
-    monkeypatch.setattr(command, "mosaic_page", pages)
+    monkeypatch.setattr("elsjax.cli.account.mosaic_page", pages)
     out = tmp_path / "run"
     options = ("--machine", "is", "--num-steps", "1", "--protocol", "aligned", "--label", "7")
     words = [word for word in SMALL if word not in ("--window", "3")]

@@ -6,8 +6,10 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float
 
+import elsjax
+from elsjax.data.datasets import Dataset
 from elsjax.experiments.runs import Run
-from elsjax.pages import Picture, report_page
+from elsjax.pages import Picture, mosaic_page, page_name, report_page
 
 FEWEST_FOR_INTERVAL = 6
 """Values whose extremes hold the median with a probability of 95 %."""
@@ -50,7 +52,12 @@ def median_cell(
 
 
 def save_report(
-    run: Run, account: Account, title: str, config: dict[str, Any], machines: list[str]
+    run: Run,
+    account: Account,
+    title: str,
+    config: dict[str, Any],
+    machines: list[str],
+    mosaic: str | None = None,
 ) -> None:
     """Writes the pictures of an account, and the page that shows them.
 
@@ -60,11 +67,53 @@ def save_report(
       title: of the page.
       config: the configuration of the run.
       machines: kinds of those that the page explains.
+      mosaic: file of a mosaic page that the page links to; None if there is none.
     """
     pictures = account.pictures()
     for picture in pictures:
         run.save_bytes(picture.file, picture.png)
     page = report_page(
-        title, account.paragraphs(), account.table(), pictures, config, machines=machines
+        title,
+        account.paragraphs(),
+        account.table(),
+        pictures,
+        config,
+        machines=machines,
+        mosaic=mosaic,
     )
     run.save_bytes("report.html", page.encode(errors="replace"))
+
+
+def save_mosaic_pages(
+    run: Run,
+    mosaic: elsjax.Mosaic,
+    data: Dataset,
+    network: Float[np.ndarray, "b h w c"] | None,
+    title: str,
+    config: dict[str, Any],
+) -> str:
+    """Writes the pages that show where pixels came from.
+
+    Args:
+      run: to write to.
+      mosaic: what they show.
+      data: training images of the machine.
+      network: what a network drew from the same noise, [B, H, W, C]; None without.
+      title: of the pages.
+      config: see `elsjax.pages.mosaic_page`.
+
+    Returns:
+      The file of the first.
+    """
+    pages = mosaic_page(
+        mosaic,
+        data.pixels,
+        labels=data.labels,
+        class_names=data.label_names,
+        network=network,
+        title=title,
+        config=config,
+    )
+    for number, page in enumerate(pages):
+        run.save_bytes(page_name(number), page.encode(errors="replace"))
+    return page_name(0)

@@ -1,6 +1,8 @@
 """`elsjax compare`: the same noise through score machines and a trained network."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,17 +11,20 @@ import tyro
 
 import elsjax
 from elsjax import checks
-from elsjax.cli.account import save_report
+from elsjax.cli.account import save_mosaic_pages, save_report
 from elsjax.cli.comparison_account import ComparisonAccount
 from elsjax.cli.denoisers import DenoiserName, DenoiserOptions, indexed, sees_window
 from elsjax.cli.experiment import Experiment, load_network, on_all_devices
 from elsjax.cli.progress import bars
 from elsjax.cli.window import network_window, window_list
+from elsjax.data.datasets import Dataset
 from elsjax.experiments.comparison import check_comparison
 from elsjax.experiments.counterparts import own_kind
 from elsjax.experiments.protocols import Protocol, numbers_of_steps
 from elsjax.experiments.runs import Run
 from elsjax.experiments.states import States
+from elsjax.nn import Network
+from elsjax.pages import DENOISERS
 from elsjax.parallel import use_all_cores
 from elsjax.process.denoisers import Denoiser
 from elsjax.process.sampling import Solver
@@ -41,6 +46,9 @@ class Compare(Experiment):
         default_factory=DenoiserOptions
     )
     """Of analytic denoisers."""
+    guidance_network: str | None = None
+    """With guidance, an unconditional network of the same images, which the network is guided
+    away from: a name that `elsjax zoo` lists, or a network.safetensors of `elsjax train`."""
     window: str | None = None
     """Window P(t): an odd number, several from low to high noise with commas between, the name of a
     published table, a windows.json of `elsjax calibrate`, or a published scales_*.pt. Default: the
@@ -56,6 +64,9 @@ class Compare(Experiment):
     solver: Solver = "ddim"
     """Solver of the reverse process, for network and machines: of the probability-flow ODE (ddim,
     heun), or of the reverse SDE (ancestral), in which all see the same Brownian path."""
+    mosaics: int = 0
+    """Of so many samples, the first, the report shows where the last score machine copied every
+    pixel from. Protocols late and aligned only; each sample is drawn twice more."""
     batch_size: int = 4
     """Number of samples drawn at once."""
     tolerance: float | None = None
@@ -110,7 +121,10 @@ class Compare(Experiment):
             "key": self.key,
             "batch_size": self.batch_size,
         }
-        check_comparison(network, machines, noise, **settings)
+        compared_network = self._guided(network)
+        check_comparison(compared_network, machines, noise, **settings)
+        if self.mosaics:
+            _last_machine(machines)
         config = {
             "command": "compare",
             **self.describe(network, options, data, label),
@@ -125,17 +139,18 @@ class Compare(Experiment):
         compared = {name: indexed(one, self.tolerance, label) for name, one in machines.items()}
         with bars("step") as progress:
             comparison = elsjax.compare(
-                on_all_devices(network),
+                on_all_devices(compared_network),
                 compared,
                 noise,
                 **settings,
                 states=states,
                 progress=progress,
             )
+            mosaic = self._mosaic(machines, comparison, states, progress)
         account = ComparisonAccount(
             comparison, self.network, len(data), self.protocol, self.tolerance
         )
-        _save(run, account, config)
+        _save(run, account, config, data, mosaic)
         states.forget()
         run.finish()
         return account
@@ -148,18 +163,83 @@ class Compare(Experiment):
             checks.in_range("tolerance", self.tolerance, 0, 1, open_ends=True)
         self.denoisers.check_options()
         self._steps()
+        checks.integer("mosaics", self.mosaics, 0, self.num_samples)
+        if self.mosaics and self.protocol not in ("late", "aligned"):
+            raise ValueError(
+                f"mosaics={self.mosaics} needs protocol='late' or 'aligned', not {self.protocol!r}"
+            )
 
     def _steps(self) -> tuple[int, tuple[int, ...]]:
         """Numbers of steps of machines and of the network."""
         return numbers_of_steps(self.protocol, self.num_steps, self.network_steps or None)
 
+    def _guided(self, network: Network) -> Denoiser:
+        """The network, guided as the machines are."""
+        guidance, base = self.denoisers.guidance, self.guidance_network
+        if (guidance is None) != (base is None):
+            raise ValueError(
+                f"guidance={guidance} and guidance_network={base!r} must be given together: the "
+                "network is guided as the machines are"
+            )
+        if guidance is None or base is None:
+            return network
+        if network.num_classes is None:
+            raise ValueError(f"guidance={guidance} needs a network that is conditional")
+        return elsjax.ComposedDenoiser(load_network(base), [(network, None)], [guidance])
 
-def _save(run: Run, account: ComparisonAccount, config: dict[str, Any]) -> None:
-    """Writes the arrays, the summary, the pictures and the page that shows them."""
-    run.save_arrays("comparison.npz", _arrays(account.comparison))
+    def _mosaic(
+        self,
+        machines: dict[str, Denoiser],
+        comparison: elsjax.Comparison,
+        states: States,
+        progress: Callable[[str, int, int], None],
+    ) -> tuple[str, elsjax.Mosaic] | None:
+        """Where the last score machine's pixels came from, and its name; None if not asked for."""
+        if not self.mosaics:
+            return None
+        name, machine = _last_machine(machines)
+        label = comparison.label
+        found = elsjax.mosaic(
+            machine,
+            comparison.noise[: self.mosaics],
+            times=comparison.machines[name].times,
+            label=None if label is None else label[: self.mosaics],
+            solver=self.solver,
+            key=self.key,
+            batch_size=self.batch_size,
+            states=states,
+            progress=functools.partial(progress, f"mosaic of {name}"),
+        )
+        return name, found
+
+
+def _last_machine(machines: dict[str, Denoiser]) -> tuple[str, elsjax.ScoreMachine]:
+    """The last score machine, by name; raises ValueError if there is none."""
+    for name, machine in reversed(machines.items()):
+        if isinstance(machine, elsjax.ScoreMachine):
+            return name, machine
+    raise ValueError(f"mosaics needs a score machine, but machine={tuple(machines)} has none")
+
+
+def _save(
+    run: Run,
+    account: ComparisonAccount,
+    config: dict[str, Any],
+    data: Dataset,
+    mosaic: tuple[str, elsjax.Mosaic] | None,
+) -> None:
+    """Writes the arrays, the summary, the pictures and the pages."""
+    comparison = account.comparison
+    run.save_arrays("comparison.npz", _arrays(comparison))
     run.save_json("summary.json", account.rows)
+    page = None
+    if mosaic is not None:
+        name, found = mosaic
+        beside = comparison.network[max(comparison.network)].images[: len(found.left_out)]
+        title = f"{account.network} and {DENOISERS[name].name}: where every pixel came from"
+        page = save_mosaic_pages(run, found, data, beside, title, config | {"machine": name})
     title = f"{account.network}: theory and network on the same noise"
-    save_report(run, account, title, config, list(account.comparison.machines))
+    save_report(run, account, title, config, list(comparison.machines), page)
 
 
 def _arrays(comparison: elsjax.Comparison) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 import elsjax
 from elsjax import checks, plotting
+from elsjax.cli.account import save_mosaic_pages
 from elsjax.cli.experiment import all_devices, check_images, load_network, on_all_devices
 from elsjax.cli.progress import bars
 from elsjax.cli.sampling import Sampling, Start
@@ -21,7 +22,6 @@ from elsjax.experiments.states import States
 from elsjax.machines import MOST_TOP
 from elsjax.nn import Network
 from elsjax.nn.zoo import zoo
-from elsjax.pages import mosaic_page, page_name
 from elsjax.posterior.dictionaries import Kind
 from elsjax.process.schedules import Schedule
 from elsjax.process.windows import WindowSchedule
@@ -161,15 +161,5 @@ def _save(
     run.save_arrays("mosaic.npz", arrays)
     figure = plotting.mosaic_figure(mosaic, network)
     run.write("mosaic.png", lambda file: figure.savefig(file, format="png"))
-    data = start.data
-    pages = mosaic_page(
-        mosaic,
-        data.pixels,
-        labels=data.labels,
-        class_names=data.label_names,
-        network=network,
-        title=f"{data.name}: where every pixel came from",
-        config=config,
-    )
-    for number, page in enumerate(pages):
-        run.save_bytes(page_name(number), page.encode(errors="replace"))
+    title = f"{start.data.name}: where every pixel came from"
+    save_mosaic_pages(run, mosaic, start.data, network, title, config)
