@@ -52,3 +52,44 @@ def denoising_figure(
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8)
     return figure
+
+
+def receptive_field_figure(
+    times: Float[np.ndarray, " t"],
+    fields: Mapping[str, Float[np.ndarray, "t h w"]],
+    sides: Mapping[str, Float[np.ndarray, "t 2"]],
+    windows: Float[np.ndarray, " t"],
+) -> Figure:
+    """Receptive fields over t, and the sides of the squares that hold half and most of them.
+
+    Args:
+      times: T times.
+      fields: of each denoiser, [T, H, W].
+      sides: of the squares that hold 50 and 90 % of each, [T, 2].
+      windows: side P(t) of the machine's window, [T].
+
+    Returns:
+      The figure: a row of maps for each denoiser, relative to their largest values, and sides.
+    """
+    rows = len(fields)
+    figure = Figure(figsize=(1.2 * len(times) + 1, 1.4 * rows + 3.5), layout="constrained", dpi=120)
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.4 * rows, 3.5))[:, 0]
+    axes = parts[0].subplots(rows, len(times), squeeze=False)
+    for row, (name, maps) in zip(axes, fields.items(), strict=True):
+        for ax, t, one in zip(row, times, maps, strict=True):
+            ax.imshow(one, cmap="magma", vmin=0, vmax=max(one.max(), np.finfo(float).tiny))
+            ax.set(xticks=[], yticks=[])
+            if row is axes[0]:
+                ax.set_title(f"t = {t:g}", fontsize=8)
+        row[0].set_ylabel(name, fontsize=8)
+    ax = parts[1].subplots()
+    for number, (name, both) in enumerate(sides.items()):
+        for column, (share, style) in enumerate((("50 %", "--"), ("90 %", "-"))):
+            label = f"{name}, {share}"
+            ax.plot(
+                times, both[:, column], style, marker="o", ms=3, color=f"C{number}", label=label
+            )
+    ax.plot(times, windows, ":", color="gray", label="P(t)")
+    ax.set(xlabel="t (1 is noise)", ylabel="side, pixels")
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

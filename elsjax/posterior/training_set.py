@@ -129,13 +129,13 @@ class TrainingSet:
         """The same images, all of them on every device of the mesh."""
         if self.mesh is None or self.replicated:
             return self
-        return self._placed(*self._on_host(), self.classes, self.mesh, replicated=True)
+        return self._placed(*self.on_host(), self.classes, self.mesh, replicated=True)
 
     def on(self, mesh: jax.sharding.Mesh) -> Self:
         """The same images on a mesh, a share of them on each device along "data"."""
         if mesh == self.mesh and not self.replicated:
             return self
-        return self._placed(*self._on_host(), self.classes, mesh, replicated=False)
+        return self._placed(*self.on_host(), self.classes, mesh, replicated=False)
 
     def without(self, numbers: np.ndarray) -> Self:
         """Less the images of these numbers; the others keep theirs.
@@ -143,7 +143,7 @@ class TrainingSet:
         Raises:
           ValueError: if there is no image of such a number, or none would be left.
         """
-        pixels, own = self._on_host()
+        pixels, own = self.on_host()
         missing = numbers[~np.isin(numbers, own)]
         if len(missing):
             raise ValueError(f"images={missing[0]} is the number of no training image")
@@ -156,7 +156,7 @@ class TrainingSet:
         classes = _ranges(labels[kept]) if self.classes else ()
         return self._placed(pixels[kept], own[kept], classes, self.mesh, replicated=self.replicated)
 
-    def _on_host(self) -> tuple[np.ndarray, np.ndarray]:
+    def on_host(self) -> tuple[np.ndarray, np.ndarray]:
         """Pixels and numbers, by classes, not interleaved."""
         arrays = (self.pixels, self.numbers)
         if self.mesh is None:
