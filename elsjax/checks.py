@@ -290,6 +290,21 @@ def label(name: str, value: Any, batch: int) -> jax.Array | np.ndarray:
     return found if values is None else values
 
 
+def known_label(value: Any, classes: Collection[int]) -> None:
+    """Raises ValueError if a checked label, [] or [B], is no class of labelled training images.
+
+    None is no label. Without classes there are no labelled images.
+    """
+    if value is None:
+        return
+    if not classes:
+        raise ValueError(f"label={value} needs labelled data, but labels=None was given")
+    values = host_values(value)
+    unknown = [] if values is None else sorted(set(values.ravel().tolist()) - set(classes))
+    if unknown:
+        raise ValueError(f"label={unknown[0]} is no class of the data; it has {classes}")
+
+
 def class_labels(name: str, value: Any, count: int) -> np.ndarray:
     """Returns value, [N]; raises ValueError unless it is one integer for each of N images."""
     if isinstance(value, jax.core.Tracer):

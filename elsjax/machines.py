@@ -14,15 +14,13 @@ from elsjax.indexed import IndexedMachine
 from elsjax.posterior import batches, evaluation, lookup
 from elsjax.posterior.answers import ANSWERS, Answer, Posterior, Question, Top
 from elsjax.posterior.batches import Group
-from elsjax.posterior.dictionaries import Dictionary, Kind
+from elsjax.posterior.dictionaries import Dictionary, Kind, Window, checked_window
 from elsjax.posterior.evaluation import Levels
 from elsjax.posterior.training_set import TrainingSet
 from elsjax.process.denoisers import Denoiser
 from elsjax.process.schedules import CosineSchedule, Schedule
-from elsjax.process.windows import WindowSchedule
 from elsjax.references import Reference
 
-Window = int | WindowSchedule | None
 MOST_TOP = 1024  # ranking compares them in pairs
 
 
@@ -91,7 +89,7 @@ class ScoreMachine(Denoiser):
         schedule = CosineSchedule() if schedule is None else schedule
         checks.instance("schedule", schedule, Schedule, "CosineSchedule()")
         height, width, channels = images.shape[1:]
-        window = _checked_window(kind, (height, width, channels), window, wrap_patches)
+        window = checked_window(kind, (height, width, channels), window, wrap_patches)
         if labels is not None:
             labels = checks.class_labels("labels", labels, len(images))
         vars(self).update(
@@ -140,7 +138,7 @@ class ScoreMachine(Denoiser):
         Raises:
           ValueError: if the window does not suit the kind.
         """
-        window = _checked_window(self.kind, self.image_shape, window, self.wrap_patches)
+        window = checked_window(self.kind, self.image_shape, window, self.wrap_patches)
         return self._replaced(window=window)
 
     def with_mesh(self, mesh: jax.sharding.Mesh) -> Self:
@@ -313,14 +311,7 @@ class ScoreMachine(Denoiser):
 
     def check_label(self, label: ArrayLike | None, batch: int) -> None:
         """See `Denoiser.check_label`."""
-        if label is None:
-            return
-        if not self.labels:
-            raise ValueError(f"label={label} needs labelled data, but labels=None was given")
-        values = checks.host_values(label)
-        unknown = [] if values is None else sorted(set(values.ravel().tolist()) - set(self.labels))
-        if unknown:
-            raise ValueError(f"label={unknown[0]} is no class of the data; it has {self.labels}")
+        checks.known_label(label, self.labels)
 
     def posterior_mean(
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
@@ -370,14 +361,3 @@ def _items(name: str, value: Any, items: str) -> tuple[Any, ...]:
     if isinstance(value, str) or not np.iterable(value):
         raise ValueError(f"{name}={value!r} must be a sequence of {items}")
     return tuple(value)
-
-
-def _checked_window(
-    kind: Kind, image_shape: tuple[int, int, int], window: Window, wrap_patches: bool
-) -> Window:
-    """The window; raises ValueError if it does not suit the kind and the images."""
-    if isinstance(window, WindowSchedule):
-        for side in window.windows:
-            Dictionary(kind, image_shape, side, wrap_patches)
-        return window
-    return Dictionary(kind, image_shape, window, wrap_patches).window

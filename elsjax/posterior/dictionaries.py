@@ -22,9 +22,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from elsjax import checks
+from elsjax.process.windows import WindowSchedule
 
 Kind = Literal["is", "es", "ls", "els", "bbels"]
 KINDS = ("is", "es", "ls", "els", "bbels")
+Window = int | WindowSchedule | None
 Padding = Literal["zeros", "circular"]
 ImageShape = tuple[int, int, int]
 Sides = tuple[int, int]
@@ -267,6 +269,17 @@ class Dictionary:
             AxisPart(inside, inside, tied=False),
             AxisPart(border, border, tied=True),
         )
+
+
+def checked_window(
+    kind: Kind, image_shape: ImageShape, window: Window, wrap_patches: bool
+) -> Window:
+    """The window; raises ValueError if it does not suit the kind and the images."""
+    if isinstance(window, WindowSchedule):
+        for side in window.windows:
+            Dictionary(kind, image_shape, side, wrap_patches)
+        return window
+    return Dictionary(kind, image_shape, window, wrap_patches).window
 
 
 @functools.lru_cache(maxsize=64)

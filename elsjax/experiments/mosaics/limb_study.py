@@ -17,8 +17,8 @@ from elsjax.experiments.mosaics.limbs import excess_limbs, wilson_interval
 from elsjax.experiments.protocols import machine_grid
 from elsjax.experiments.sampling import ResumableSampler
 from elsjax.experiments.states import States
-from elsjax.machines import ScoreMachine, Window
-from elsjax.posterior.dictionaries import Kind
+from elsjax.machines import ScoreMachine
+from elsjax.posterior.dictionaries import Kind, Window
 from elsjax.process.denoisers import Denoiser
 from elsjax.process.windows import WindowSchedule
 

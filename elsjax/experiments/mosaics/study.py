@@ -27,9 +27,9 @@ from elsjax.experiments.mosaics.tiles import Tiles, source_pieces
 from elsjax.experiments.protocols import machine_grid
 from elsjax.experiments.sampling import ResumableSampler
 from elsjax.experiments.states import States
-from elsjax.machines import ScoreMachine, Window
+from elsjax.machines import ScoreMachine
 from elsjax.posterior.answers import Top
-from elsjax.posterior.dictionaries import Kind
+from elsjax.posterior.dictionaries import Kind, Window
 from elsjax.process.denoisers import Denoiser
 from elsjax.process.windows import WindowSchedule
 
