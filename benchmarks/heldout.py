@@ -23,7 +23,6 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import elsjax
-from elsjax.analytic import wiener_filter
 from elsjax.experiments.heldout import TIMES, heldout_error, heldout_images
 from elsjax.experiments.runs import Run
 from elsjax.nn.zoo import zoo
@@ -84,7 +83,7 @@ def columns(options: Options, training: elsjax.Dataset, network: elsjax.nn.Netwo
         )
 
     def wiener() -> Denoiser:
-        return wiener_filter(training.pixels, network.schedule)
+        return elsjax.WienerDenoiser(training.pixels, schedule=network.schedule)
 
     return [
         Column("Wiener", wiener, False, options.num_images),

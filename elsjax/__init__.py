@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from elsjax.analytic.composed import ComposedDenoiser
 from elsjax.analytic.smoothed import SmoothedDenoiser
+from elsjax.analytic.wiener import WienerDenoiser
 from elsjax.citations import citation
 from elsjax.data.datasets import Dataset, load_dataset
 from elsjax.experiments.calibration import Calibration, calibrate
@@ -68,6 +69,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "Trajectory",
+    "WienerDenoiser",
     "WindowSchedule",
     "calibrate",
     "citation",

@@ -11,7 +11,6 @@ from pybtex.database import parse_file, parse_string
 
 import elsjax
 from elsjax import nn
-from elsjax.analytic import wiener_filter
 from elsjax.data.datasets import named_datasets
 from elsjax.process.sampling import SOLVERS
 from elsjax.references import bibliography
@@ -97,7 +96,9 @@ def test_a_machine_brings_its_schedule_whatever_it_is_wrapped_in():
     on_devices = function_denoiser("edm").with_mesh(elsjax.make_mesh(2))
     assert keys(exact) == keys(indexed) == [*ALWAYS, "ho2020"]
     assert keys(on_devices) == [*ALWAYS, "karras2022"]
-    assert keys(wiener_filter(IMAGES)) == [*ALWAYS, "wiener1949", "nichol2021"]
+    assert keys(elsjax.WienerDenoiser(IMAGES)) == [*ALWAYS, "wiener1949", "nichol2021"]
+    local = elsjax.WienerDenoiser(IMAGES, kind="ls", window=3)
+    assert purpose("kamb2025", local) == "the theory of score machines; what a pixel sees"
 
 
 def test_a_network_brings_architecture_prediction_and_schedule():

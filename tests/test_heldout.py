@@ -1,65 +1,15 @@
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 
 import elsjax
-from elsjax.analytic import wiener_filter
 from elsjax.data.datasets import Dataset
 from elsjax.experiments import heldout
 from elsjax.experiments.heldout import HeldoutCurve, heldout_error, heldout_images
 
-REFERENCE = Path(__file__).parent / "reference" / "wiener.npz"
-
 
 def pixels(count=12, seed=0, shape=(3, 4, 1)):
     return np.random.default_rng(seed).integers(0, 256, (count, *shape), np.uint8)
-
-
-# The Wiener filter
-
-
-@pytest.mark.parametrize("t", [0.2, 0.6])
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_the_wiener_filter_is_the_reference(x64, name, t):
-    with np.load(REFERENCE) as archive:
-        images, x, expected = (
-            archive[f"{name}/{key}"] for key in ("pixels", f"x/t{t}", f"wiener/is/t{t}")
-        )
-    found = wiener_filter(images / 127.5 - 1).denoise(x, t)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
-
-
-def test_the_limits_of_the_wiener_filter(monkeypatch):
-    monkeypatch.setattr("elsjax.analytic.wiener._BLOCK", 7)
-    full, few = pixels(40), pixels(5)
-    x = np.random.default_rng(1).standard_normal((2, 3, 4, 1)).astype(np.float32)
-    np.testing.assert_allclose(wiener_filter(full).denoise(x, 0), x, atol=1e-5)
-    mean = few.mean(0) / 127.5 - 1
-    np.testing.assert_allclose(
-        wiener_filter(few, elsjax.ExponentialSchedule(20)).denoise(x, 1), [mean, mean], atol=1e-5
-    )
-    # Five images span four directions: the rest of x is not to be had, however little the noise.
-    images = few / 127.5 - 1
-    found = np.asarray(wiener_filter(few).denoise(x, np.zeros(2))) - mean
-    assert np.linalg.matrix_rank(found.reshape(2, -1)) == 2
-    basis = np.linalg.qr((images - mean).reshape(5, -1).T)[0][:, :4]
-    projected = (x - mean).reshape(2, -1) @ basis @ basis.T
-    np.testing.assert_allclose(found.reshape(2, -1), projected, atol=1e-5)
-    np.testing.assert_allclose(
-        jax.jit(lambda machine: machine.denoise(x, 0.3))(wiener_filter(few)),
-        wiener_filter(few).denoise(x, 0.3),
-        atol=1e-5,
-    )
-
-
-def test_the_wiener_filter_of_wrong_images():
-    for wrong in (pixels()[0], pixels(0), np.full((2, 3, 4, 1), np.nan), pixels().astype(int)):
-        with pytest.raises(ValueError, match="images"):
-            wiener_filter(wrong)
-    with pytest.raises(ValueError, match="label=1 was given, but WienerFilter knows no"):
-        wiener_filter(pixels()).denoise(np.zeros((1, 3, 4, 1)), 0.5, 1)
 
 
 # The error
@@ -67,7 +17,7 @@ def test_the_wiener_filter_of_wrong_images():
 
 def test_heldout_error(monkeypatch):
     monkeypatch.setattr(heldout, "_BATCH", 4)
-    machine, images, key = wiener_filter(pixels()), pixels(10, seed=1), jax.random.key(3)
+    machine, images, key = elsjax.WienerDenoiser(pixels()), pixels(10, seed=1), jax.random.key(3)
     errors = heldout_error(machine, images, (0.2, 0.9), key)
     noise = np.asarray(elsjax.initial_noise(key, 10, (3, 4, 1)))
     x0 = images / 127.5 - 1

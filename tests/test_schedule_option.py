@@ -11,7 +11,6 @@ from run_folders import SAMPLE
 
 import elsjax
 from elsjax import cli
-from elsjax.analytic import wiener_filter
 from elsjax.cli import sample, train
 from elsjax.cli.schedule import parse_schedule
 from elsjax.experiments.heldout import TIMES, heldout_error
@@ -162,7 +161,7 @@ def test_training_follows_the_schedule_and_goes_on_with_it_only(tmp_path, monkey
     assert config(out)["architecture"]["schedule"] == schedule_config(schedule)
     assert "schedule" not in config(out)
     data = elsjax.load_dataset("mnist5k", limit=40, image_size=8)
-    wiener = wiener_filter(data.pixels, schedule)
+    wiener = elsjax.WienerDenoiser(data.pixels, schedule=schedule)
     with np.load(out / "heldout.npz") as archive:
         for name, denoiser in {"errors": network, "wiener": wiener}.items():
             expected = heldout_error(denoiser, pixels, TIMES, jax.random.key(0)).mean(1)

@@ -37,14 +37,20 @@ class Moments:
 
     @classmethod
     def of(
-        cls, images: np.ndarray, labels: np.ndarray | None, memory_budget: int | None = None
+        cls,
+        images: np.ndarray,
+        labels: np.ndarray | None,
+        memory_budget: int | None = None,
+        work: int = 0,
     ) -> Self:
         """Moments of images; computed on the host in float64, a block of images at a time.
 
         Args:
           images: uint8 or floating point in [-1, 1], [N, H, W, C], checked.
           labels: class of each, [N], checked; None for none.
-          memory_budget: bytes that the result may take; None for 4 GiB.
+          memory_budget: bytes that the result, and what is computed with it, may take; None for
+            4 GiB.
+          work: bytes that computing with it takes.
 
         Returns:
           The moments, in the precision of JAX's floats.
@@ -57,9 +63,8 @@ class Moments:
         size, dtype = rows.shape[1], np.dtype(jnp.result_type(float))
         classes = [] if labels is None else np.unique(labels).tolist()
         entries = 1 + len(classes)
-        _check_budget(
-            images.shape, entries, entries * (size + 1) * size * dtype.itemsize, memory_budget
-        )
+        needed = entries * (size + 1) * size * dtype.itemsize
+        _check_budget(images.shape, entries, needed, work, memory_budget)
         mean = np.empty((entries, size), dtype)
         covariance = np.empty((entries, size, size), dtype)
         if labels is None:
@@ -96,17 +101,18 @@ class Moments:
 
 
 def _check_budget(
-    shape: tuple[int, ...], entries: int, needed: int, memory_budget: int | None
+    shape: tuple[int, ...], entries: int, needed: int, work: int, memory_budget: int | None
 ) -> None:
-    """Raises ValueError if the moments take more memory than the budget."""
+    """Raises ValueError if the moments, and work with them, take more memory than the budget."""
     budget = DEFAULT_BUDGET if memory_budget is None else memory_budget
-    if needed > budget:
+    if needed + work > budget:
         height, width, channels = shape[1:]
         size = height * width * channels
         raise ValueError(
             f"memory_budget={budget} is too small: {entries} covariance{'s' * (entries > 1)} of "
-            f"images [{height}, {width}, {channels}], {size}×{size} entries each, need {needed} "
-            f"bytes ({needed / 2**30:.2f} GiB)"
+            f"images [{height}, {width}, {channels}], {size}×{size} numbers each, need {needed} "
+            f"bytes, and computing with them {work}; expected at least {needed + work} "
+            f"({(needed + work) / 2**30:.2f} GiB)"
         )
 
 

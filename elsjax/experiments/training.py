@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from elsjax import checks
-from elsjax.analytic import wiener_filter
+from elsjax.analytic import WienerDenoiser
 from elsjax.experiments.heldout import TIMES, HeldoutCurve, heldout_error
 from elsjax.nn import Network
 from elsjax.process.denoisers import Denoiser
@@ -133,7 +133,8 @@ def start_training(
     curve = None
     if heldout is not None:
         heldout = _checked_heldout(network, heldout)
-        wiener = _errors(wiener_filter(images, network.schedule), (heldout[0], None), config.seed)
+        linear = WienerDenoiser(images, schedule=network.schedule)
+        wiener = _errors(linear, (heldout[0], None), config.seed)
         none = np.empty(0, np.int64)
         curve = HeldoutCurve(np.array(TIMES), wiener, none, np.empty((0, len(TIMES))))
     return TrainingResult(network, initial_state(network, config), np.empty(0, np.float32), curve)
