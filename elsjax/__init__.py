@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from elsjax.analytic.composed import ComposedDenoiser
+from elsjax.analytic.golden import GoldenSubsetDenoiser
 from elsjax.analytic.smoothed import SmoothedDenoiser
 from elsjax.analytic.wiener import WienerDenoiser
 from elsjax.citations import citation
@@ -55,6 +56,7 @@ __all__ = [
     "Denoiser",
     "ExponentialSchedule",
     "FunctionDenoiser",
+    "GoldenSubsetDenoiser",
     "IndexedMachine",
     "LinearBetaSchedule",
     "Mosaic",

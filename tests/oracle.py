@@ -65,3 +65,26 @@ def _logits(query, keys, alpha, sigma):
     """-|x - alpha y|² / 2 sigma², less the largest."""
     squares = ((query - alpha * keys) ** 2).reshape(len(keys), -1).sum(1)
     return (squares.min() - squares) / (2 * sigma**2)
+
+
+def lower_bounds(images, x, alpha, pool):
+    """Squared coarse distances of training images to x, and lower bounds of the squared ones."""
+    coarse, bounds = [], []
+    parts = [_pooled(np.asarray(x, np.float64), pool)]
+    for image in np.asarray(images, np.float64):
+        parts.append(_pooled(image, pool))
+        (x_means, x_rest), (means, rest) = parts[0], parts[-1]
+        coarse.append(((x_means - alpha * means) ** 2).sum())
+        apart = np.linalg.norm(x_rest) - alpha * np.linalg.norm(rest)
+        bounds.append(coarse[-1] + apart**2)
+    return np.array(coarse), np.array(bounds)
+
+
+def _pooled(image, pool):
+    """An image with every block replaced by its mean, and what is left."""
+    means = np.empty_like(image)
+    for i in range(0, image.shape[0], pool):
+        for j in range(0, image.shape[1], pool):
+            block = np.s_[i : i + pool, j : j + pool]
+            means[block] = image[block].mean((0, 1))
+    return means, image - means

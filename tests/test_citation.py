@@ -84,6 +84,12 @@ def test_without_arguments_the_library_and_the_paper_are_cited(capsys):
         (function_denoiser("score"), ["song2021sde"]),
         (function_denoiser("edm"), ["karras2022"]),
         (function_denoiser("edm", elsjax.CosineSchedule()), ["karras2022", "nichol2021"]),
+        (elsjax.GoldenSubsetDenoiser(IMAGES), ["shang2026", "nichol2021"]),
+        (elsjax.SmoothedDenoiser(machine(), bandwidth=1, draws=1), ["scarvelis2023", "ho2020"]),
+        (
+            elsjax.ComposedDenoiser(machine(), [(machine(), None)], [2]),
+            ["bradley2025", "ho2022", "ho2020"],
+        ),
     ],
 )
 def test_what_was_used_is_cited(used, expected):
