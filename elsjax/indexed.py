@@ -9,9 +9,10 @@ from jaxtyping import Array, ArrayLike, Float
 from elsjax import checks, parallel
 from elsjax.posterior import batches, evaluation
 from elsjax.posterior.answers import Question
+from elsjax.posterior.batches import Group
 from elsjax.posterior.dictionaries import Dictionary
-from elsjax.posterior.evaluation import Levels
 from elsjax.posterior.lookup import Indices, Lookup
+from elsjax.posterior.shares import Levels
 from elsjax.posterior.training_set import TrainingSet
 from elsjax.process.denoisers import Denoiser
 from elsjax.process.schedules import Schedule
@@ -174,28 +175,26 @@ class IndexedMachine(Denoiser):
                 "looked up depends on them"
             )
         groups = batches.groups_of(self.machine.window, times, label, len(x), by_time=True)
-        found = []
-        for group in groups:
-            chosen = x if len(groups) == 1 else x[group.places]
+
+        def answer(group: Group, of_group: Array) -> dict[str, Array]:
             levels = (
-                jnp.broadcast_to(jnp.asarray(level, x.dtype), chosen.shape[:1])
+                jnp.broadcast_to(jnp.asarray(level, x.dtype), of_group.shape[:1])
                 for level in self.schedule(group.time)
             )
             on_host = self.schedule.on_host(group.time)
             indices = self.indices[group.label][group.window]
             if on_host is not None and on_host[1] == 0:  # nothing to integrate over
                 indices = (None,) * len(indices)
-            found.append(
-                evaluation.evaluate(
-                    self.machine.dictionary(group.window),
-                    Question(),
-                    chosen,
-                    Levels(*levels),
-                    self.machine.training_set,
-                    jnp.asarray(self.machine.training_set.bounds(group.label)),
-                    memory_budget=self.machine.memory_budget,
-                    block_size=self.machine.block_size,
-                    lookup=Lookup(indices, self.tolerance),
-                )
+            return evaluation.evaluate(
+                self.machine.dictionary(group.window),
+                Question(),
+                of_group,
+                Levels(*levels),
+                self.machine.training_set,
+                jnp.asarray(self.machine.training_set.bounds(group.label)),
+                memory_budget=self.machine.memory_budget,
+                block_size=self.machine.block_size,
+                lookup=Lookup(indices, self.tolerance),
             )
-        return batches.scattered(found, groups)
+
+        return batches.in_groups(groups, x, answer)

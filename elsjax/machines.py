@@ -1,6 +1,5 @@
 """The score machines: a dictionary of training patches, a noise schedule and a window schedule."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -9,23 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from elsjax import checks, parallel
+from elsjax import checks
 from elsjax.indexed import IndexedMachine
 from elsjax.posterior import batches, evaluation, lookup
 from elsjax.posterior.answers import ANSWERS, Answer, Posterior, Question, Top
 from elsjax.posterior.batches import Group
 from elsjax.posterior.dictionaries import Dictionary, Kind, Window, checked_window
-from elsjax.posterior.evaluation import Levels
+from elsjax.posterior.shares import Levels
 from elsjax.posterior.training_set import TrainingSet
-from elsjax.process.denoisers import Denoiser
-from elsjax.process.schedules import CosineSchedule, Schedule
+from elsjax.posterior.training_set_denoiser import TrainingSetDenoiser, checked_settings
+from elsjax.process.schedules import Schedule
 from elsjax.references import Reference
 
 MOST_TOP = 1024  # ranking compares them in pairs
 
 
 @jax.tree_util.register_pytree_node_class
-class ScoreMachine(Denoiser):
+class ScoreMachine(TrainingSetDenoiser):
     """The exact posterior mean E[x_0 | x_t] under locality and equivariance constraints.
 
         E[x_0(i) | x_t] = sum_p w_p p(centre),   w = softmax_p(-|x_t[Ω_i] - alpha p|² / 2 sigma²)
@@ -62,9 +61,6 @@ class ScoreMachine(Denoiser):
     kind: Kind
     window: Window
     wrap_patches: bool
-    memory_budget: int | None
-    block_size: int | None
-    training_set: TrainingSet
 
     def __init__(
         self,
@@ -79,47 +75,17 @@ class ScoreMachine(Denoiser):
         block_size: int | None = None,
         mesh: jax.sharding.Mesh | None = None,
     ) -> None:
-        images = checks.training_images("images", images)
-        if memory_budget is not None:
-            memory_budget = checks.positive_int("memory_budget", memory_budget)
-        if block_size is not None:
-            block_size = checks.positive_int("block_size", block_size)
-        if mesh is not None:
-            parallel.check_mesh(mesh)
-        schedule = CosineSchedule() if schedule is None else schedule
-        checks.instance("schedule", schedule, Schedule, "CosineSchedule()")
-        height, width, channels = images.shape[1:]
-        window = checked_window(kind, (height, width, channels), window, wrap_patches)
-        if labels is not None:
-            labels = checks.class_labels("labels", labels, len(images))
+        checked, classes, settings = checked_settings(
+            images, labels, schedule, memory_budget, block_size, mesh
+        )
+        window = checked_window(kind, settings["image_shape"], window, wrap_patches)
         vars(self).update(
+            settings,
             kind=kind,
-            image_shape=(height, width, channels),
-            schedule=schedule,
             window=window,
             wrap_patches=wrap_patches,
-            memory_budget=memory_budget,
-            block_size=block_size,
-            training_set=TrainingSet.of(images, labels, mesh),
+            training_set=TrainingSet.of(checked, classes, mesh),
         )
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"{name!r} cannot be set: a machine does not change")
-
-    @property
-    def num_images(self) -> int:
-        """Number of training images."""
-        return self.training_set.num_images
-
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """The classes that can be conditioned on, ascending; empty without labelled data."""
-        return self.training_set.labels
-
-    @property
-    def mesh(self) -> jax.sharding.Mesh | None:
-        """The devices that share the work; None for one."""
-        return self.training_set.mesh
 
     @property
     def references(self) -> tuple[Reference, ...]:
@@ -140,21 +106,6 @@ class ScoreMachine(Denoiser):
         """
         window = checked_window(self.kind, self.image_shape, window, self.wrap_patches)
         return self._replaced(window=window)
-
-    def with_mesh(self, mesh: jax.sharding.Mesh) -> Self:
-        """The same machine on other devices.
-
-        Args:
-          mesh: devices to share the work, as `elsjax.make_mesh` gives them.
-
-        Returns:
-          A machine of the same images.
-
-        Raises:
-          ValueError: if mesh is not as described.
-        """
-        parallel.check_mesh(mesh)
-        return self._replaced(training_set=self.training_set.on(mesh))
 
     def without(self, images: Sequence[int]) -> Self:
         """The same machine, less some training images.
@@ -290,29 +241,6 @@ class ScoreMachine(Denoiser):
         """
         return Dictionary(self.kind, self.image_shape, window, self.wrap_patches)
 
-    def tree_flatten(self) -> tuple[tuple[TrainingSet], tuple[tuple[str, Any], ...]]:
-        """The training set is a leaf; everything else is static."""
-        static = {name: value for name, value in vars(self).items() if name != "training_set"}
-        return (self.training_set,), tuple(static.items())
-
-    @classmethod
-    def tree_unflatten(
-        cls, static: tuple[tuple[str, Any], ...], leaves: tuple[TrainingSet]
-    ) -> Self:
-        """Inverse of `tree_flatten`."""
-        machine = object.__new__(cls)
-        vars(machine).update(static, training_set=leaves[0])
-        return machine
-
-    def _replaced(self, **changes: Any) -> Self:
-        machine = copy.copy(self)
-        vars(machine).update(changes)
-        return machine
-
-    def check_label(self, label: ArrayLike | None, batch: int) -> None:
-        """See `Denoiser.check_label`."""
-        checks.known_label(label, self.labels)
-
     def posterior_mean(
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
     ) -> Float[Array, "b h w c"]:
@@ -323,17 +251,12 @@ class ScoreMachine(Denoiser):
         self, question: Question, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None
     ) -> dict[str, Array]:
         """Answers by name, [B, H, W, size]; noisy images of one window and label at once."""
-        levels = Levels(
-            *(jnp.broadcast_to(jnp.asarray(v, x.dtype), x.shape[:1]) for v in self.schedule(t))
-        )
-        found = []
+
+        def answer(group: Group, of_group: tuple[Array, Levels]) -> dict[str, Array]:
+            return self._answers_of_group(question, *of_group, group)
+
         groups = batches.groups_of(self.window, t, label, len(x))
-        for group in groups:
-            of_group, chosen = (x, levels), group.places
-            if len(groups) > 1:
-                of_group = jax.tree.map(lambda array, chosen=chosen: array[chosen], of_group)
-            found.append(self._answers_of_group(question, *of_group, group))
-        return batches.scattered(found, groups)
+        return batches.in_groups(groups, (x, self._levels_of_each(t, x)), answer)
 
     def _answers_of_group(
         self, question: Question, x: Float[Array, "b h w c"], levels: Levels, group: Group

@@ -13,8 +13,9 @@ from elsjax.pixels import to_uint8
 from elsjax.posterior import index
 from elsjax.posterior.answers import Question
 from elsjax.posterior.dictionaries import Dictionary
-from elsjax.posterior.evaluation import Levels, evaluate
+from elsjax.posterior.evaluation import evaluate
 from elsjax.posterior.index import build, clusters, packing, search
+from elsjax.posterior.shares import Levels
 from elsjax.posterior.training_set import TrainingSet
 
 

@@ -11,8 +11,8 @@ import elsjax
 from elsjax.posterior import evaluation
 from elsjax.posterior.answers import Question
 from elsjax.posterior.dictionaries import Dictionary
-from elsjax.posterior.evaluation import Levels
 from elsjax.posterior.scheme import choose_scheme
+from elsjax.posterior.shares import Levels
 
 
 def _images(num, shape, seed=0):

@@ -1,13 +1,17 @@
 """Batches of mixed times, windows and labels, divided on the host into what goes together."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from elsjax import checks
 from elsjax.process.windows import WindowSchedule
+
+Batch = TypeVar("Batch")
 
 
 class Group(NamedTuple):
@@ -61,6 +65,28 @@ def groups_of(
         return groups
     traced = jnp.asarray(label)
     return [g._replace(label=traced[g.places] if traced.ndim else traced) for g in groups]
+
+
+def in_groups(
+    groups: list[Group], of_each: Batch, answer: Callable[[Group, Batch], dict[str, Array]]
+) -> dict[str, Array]:
+    """What is found for each group of a batch, in the order of the batch.
+
+    Args:
+      groups: of the batch.
+      of_each: arrays of the batch, [B, ...].
+      answer: maps a group and its own rows of these arrays to what is found for it.
+
+    Returns:
+      What is found, by name, [B, ...].
+    """
+    if len(groups) == 1:
+        return answer(groups[0], of_each)
+    found = []
+    for group in groups:
+        places = group.places
+        found.append(answer(group, jax.tree.map(lambda array, of=places: array[of], of_each)))
+    return scattered(found, groups)
 
 
 def scattered(found: list[dict[str, Array]], groups: list[Group]) -> dict[str, Array]:

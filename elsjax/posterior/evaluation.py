@@ -6,10 +6,8 @@ of_part     the queries of a part, tile by tile
 _stream     a tile, against the training images, block by block
 """
 
-import dataclasses
 import functools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,47 +16,15 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from elsjax import parallel
-from elsjax.posterior import index, ranking, softmax
+from elsjax.posterior import index, ranking, shares, softmax
 from elsjax.posterior.answers import Question, evidence_constant, located
 from elsjax.posterior.dictionaries import Dictionary, ImagePart, Part, WindowPart
 from elsjax.posterior.lookup import Lookup
 from elsjax.posterior.methods import Block, Method, Plan
 from elsjax.posterior.ranking import Largest
 from elsjax.posterior.scheme import Scheme, choose_scheme
+from elsjax.posterior.shares import LEAST_VARIANCE, Levels, Share
 from elsjax.posterior.training_set import TrainingSet
-
-# sigma = 0 is the limit sigma -> 0, in which only the nearest patch keeps a weight.
-_LEAST_VARIANCE = 1e-14
-
-
-class Levels(NamedTuple):
-    """Signal and noise level of each noisy image."""
-
-    alpha: Float[Array, " b"]
-    sigma: Float[Array, " b"]
-
-
-class Share(NamedTuple):
-    """Training images that count, as one device sees them.
-
-    Attributes:
-      pixels: as they are stored, [N, H, W, C].
-      numbers: the caller's number of each.
-      start: the first that counts.
-      stop: end of those that count.
-      span: stop - start, or more: so many are passed over. A Python number, if the result is to be
-        differentiated in reverse mode.
-      total: how many count on all devices together.
-      sharded: inside `jax.shard_map`: answers are over the shares of all devices along "data".
-    """
-
-    pixels: Array
-    numbers: Int[Array, " n"]
-    start: int | Int[Array, ""]
-    stop: int | Int[Array, ""]
-    span: int | Int[Array, ""]
-    total: int | Int[Array, ""]
-    sharded: bool
 
 
 def evaluate(
@@ -97,21 +63,9 @@ def evaluate(
     scheme = choose_scheme(
         dictionary, question, training_set, batch, x.dtype, memory_budget, block_size
     )
-    x, levels, ranges = _placed(mesh, x, levels, ranges)
+    x, levels, ranges = shares.placed(mesh, x, levels, ranges)
     found = _compiled(dictionary, question, scheme, x, levels, training_set, ranges, lookup)
     return {name: array[:count] for name, array in found.items()}
-
-
-def _placed(
-    mesh: jax.sharding.Mesh | None, x: Array, levels: Levels, ranges: Array | None
-) -> tuple[Array, Levels, Array | None]:
-    """Spreads a batch over a mesh, filled up to what its "sample" axis divides."""
-    if mesh is None:
-        return x, levels, ranges
-    spread = functools.partial(parallel.spread, mesh=mesh, axes=parallel.SAMPLE)
-    if ranges is not None:
-        ranges = spread(ranges) if ranges.ndim == 2 else parallel.everywhere(ranges, mesh)
-    return spread(x), Levels(*map(spread, levels)), ranges
 
 
 @functools.partial(jax.jit, static_argnames=("dictionary", "question", "scheme"))
@@ -131,15 +85,12 @@ def _compiled(
     if mesh is None:
         return answer(x, levels, training_set, ranges, lookup)
     samples, everywhere = jax.P(parallel.SAMPLE), jax.P()
-    images = everywhere if training_set.replicated else jax.P(parallel.DATA)
-    specs = jax.tree.map(lambda _: everywhere, training_set)
-    specs = dataclasses.replace(specs, pixels=images, numbers=images)
     of_ranges = samples if ranges is not None and ranges.ndim == 2 else everywhere
     of_lookup = None if lookup is None else lookup.partition_specs()
     answer = jax.shard_map(
         answer,
         mesh=mesh,
-        in_specs=(samples, samples, specs, of_ranges, of_lookup),
+        in_specs=(samples, samples, training_set.partition_specs(), of_ranges, of_lookup),
         out_specs=samples,
     )
     return answer(x, levels, training_set, ranges, lookup)
@@ -164,7 +115,7 @@ def _of_device(
             return jax.tree.map(lambda array: array[0], of_one)
 
         return lax.map(one, (x, levels, ranges))
-    share = _share(training_set, ranges)
+    share = shares.share_of(training_set, ranges)
     found = []
     for number, (method, plan) in enumerate(zip(scheme.methods, scheme.plans, strict=True)):
         if lookup is not None and lookup.indices[number] is not None:
@@ -180,27 +131,6 @@ def _of_device(
         constant = evidence_constant(dictionary, x, *levels, origins[0])
         answers["log_evidence"] += constant[..., None]
     return answers
-
-
-def _share(training_set: TrainingSet, ranges: Int[Array, "2"] | None) -> Share:
-    """The share of the images of a range that this device goes over."""
-    start: int | Array = 0
-    stop: int | Array = training_set.num_images
-    if ranges is not None:
-        start, stop = ranges[0], ranges[1]
-    count = span = stop - start
-    mesh = training_set.mesh
-    if mesh is not None:
-        shard, shards = lax.axis_index(parallel.DATA), mesh.shape[parallel.DATA]
-        span = -(-count // shards)
-        if training_set.replicated:
-            first = jnp.minimum(start + shard * span, stop)
-            start, stop = first, jnp.minimum(first + span, stop)
-        else:
-            start, stop = parallel.shard_range(start, stop, shard, shards)
-    return Share(
-        training_set.pixels, training_set.numbers, start, stop, span, count, mesh is not None
-    )
 
 
 def _looked_up(
@@ -297,7 +227,7 @@ def _queries(
 ) -> tuple[Float[Array, "s b q e"], Float[Array, "b q"]]:
     """Queries with the factor of the keys' squared norms appended, and their logits' resolution."""
     alpha, sigma = levels
-    gain = alpha / jnp.maximum(sigma * sigma, _LEAST_VARIANCE)
+    gain = alpha / jnp.maximum(sigma * sigma, LEAST_VARIANCE)
     per_image = (slice(None), None, None, None)
     shifted = (x - alpha[per_image] * origin[None, None, None]) * gain[per_image]
     queries = method.queries(shifted)
@@ -326,13 +256,9 @@ def _stream(
     tile = method.tile(queries)
 
     def add_block(
-        index: Array, known: tuple[softmax.PosteriorState, Largest | None]
+        known: tuple[softmax.PosteriorState, Largest | None], places: Array, counts: Array
     ) -> tuple[softmax.PosteriorState, Largest | None]:
         seen, ranked = known
-        places = share.start + index * plan.images + jnp.arange(plan.images)
-        # What is beyond the last image is filled up with it and counts 0 times: it moves neither
-        # the sums nor the maximum.
-        counts, places = places < share.stop, jnp.minimum(places, share.stop - 1)
         numbers = share.numbers[places]
         if request.top:
             order = jnp.argsort(jnp.where(counts, numbers, jnp.iinfo(jnp.int32).max))
@@ -346,19 +272,11 @@ def _stream(
     seen = softmax.empty(shape, method.part.value_size, queries.dtype, request)
     if request.top:
         ranked = ranking.none(request.top, jnp.zeros(shape, queries.dtype))
-    if share.sharded:  # from here on different on every device
-        axes = (parallel.DATA, parallel.SAMPLE)
-        seen, ranked = lax.pcast((seen, ranked), axes, to="varying")
+    seen, ranked = share.varying((seen, ranked))
     if ranked is not None:
         ranked = ranked.resolved(jnp.broadcast_to(resolution, shape))
-    empty = seen, ranked
-    seen, ranked = lax.fori_loop(0, -(-share.span // plan.images), add_block, empty)
+    seen, ranked = share.fold(add_block, (seen, ranked), plan.images)
     if share.sharded:
-        # A device without an image of the range has passed over one that is not in it.
-        some = share.start < share.stop
-        seen, ranked = jax.tree.map(
-            lambda seen, none: jnp.where(some, seen, none), (seen, ranked), empty
-        )
         seen = softmax.merge_over(seen, parallel.DATA)
         ranked = None if ranked is None else ranking.merge_over(ranked, parallel.DATA)
     return seen, ranked

@@ -1,6 +1,5 @@
 """How a dictionary is evaluated: a method for each of its parts, and blocks that fit the memory."""
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -51,13 +50,9 @@ def choose_scheme(
       ValueError: if the dictionary's parts do not hold every pixel once.
     """
     check_parts(dictionary)
-    shape = {} if training_set.mesh is None else training_set.mesh.shape
-    num_images = -(-training_set.num_images // shape.get(parallel.DATA, 1))
-    budget = memory_budget
+    num_images, budget = images_of_device(training_set), memory_budget
     if budget is None:
-        budget = 3 * 2**27
-        if training_set.platform == "cpu":  # whose devices share a cache
-            budget = max(2**22, 3 * 2**23 // math.prod(shape.values()))
+        budget = default_budget(training_set)
     # What the two pairs of edges prepare may lie in memory while another part is computed.
     prepared = budget // 6
     use_fused = training_set.fuses and dtype == jnp.float32
@@ -70,3 +65,17 @@ def choose_scheme(
         methods.append(method)
         plans.append(plan)
     return Scheme(tuple(methods), tuple(plans))
+
+
+def images_of_device(training_set: TrainingSet) -> int:
+    """How many training images a device goes over at most."""
+    shape = {} if training_set.mesh is None else training_set.mesh.shape
+    return -(-training_set.num_images // shape.get(parallel.DATA, 1))
+
+
+def default_budget(training_set: TrainingSet) -> int:
+    """Bytes that one evaluation may use on each device, where no budget is given."""
+    if training_set.platform != "cpu":
+        return 3 * 2**27
+    devices = 1 if training_set.mesh is None else training_set.mesh.size
+    return max(2**22, 3 * 2**23 // devices)  # devices of a CPU share a cache

@@ -125,6 +125,13 @@ class TrainingSet:
         place = jnp.minimum(jnp.searchsorted(known[:, 0], label), len(known) - 1)
         return jnp.where((known[place, 0] == label)[..., None], known[place, 1:], 0)
 
+    def partition_specs(self) -> Self:
+        """How its arrays lie on the mesh, for `jax.shard_map`."""
+        everywhere = jax.P()
+        images = everywhere if self.replicated else jax.P(parallel.DATA)
+        specs = jax.tree.map(lambda _: everywhere, self)
+        return dataclasses.replace(specs, pixels=images, numbers=images)
+
     def everywhere(self) -> Self:
         """The same images, all of them on every device of the mesh."""
         if self.mesh is None or self.replicated:
