@@ -350,6 +350,7 @@ X = np.zeros((2, 6, 6, 1), np.float32)
         (("ls", IMAGES), {"window": -3}, "window=-3 must be an odd"),
         (("els", IMAGES), {"window": 7}, "window=7 must be at most 6 for kind='els'"),
         (("els", IMAGES), {"window": elsjax.WindowSchedule((3, 9))}, "window=9 must be at most 6"),
+        (("ls", IMAGES), {"window": elsjax.WindowSchedule((3, 4))}, "window=4 must be an odd"),
         (("is", IMAGES), {"window": 3}, "window=3 must be None: kind='is'"),
         (("ls", IMAGES), {"window": 3, "wrap_patches": True}, "wrap_patches=True applies to"),
         (("is", IMAGES[0]), {}, r"images has shape \[6, 6, 1\]; expected \[batch, height"),

@@ -69,7 +69,7 @@ def test_windows_are_transferred_to_some_steps():
 
 @pytest.mark.parametrize(
     ("windows", "message"),
-    [((), "must hold at least one"), ((3, 4), r"windows\[1\]=4 must be an odd positive integer")],
+    [((), "must hold at least one"), ((3, 0), r"windows\[1\]=0 must be an integer of at least 1")],
 )
 def test_wrong_schedules_are_refused(windows, message):
     with pytest.raises(ValueError, match=message):

@@ -23,16 +23,16 @@ class WindowSchedule:
     `windows(0.5)` is the side of the window at t = 0.5.
 
     Args:
-      windows: odd window sides, low noise first.
+      windows: window sides, low noise first; odd for a `ScoreMachine`.
 
     Raises:
-      ValueError: if there is no window or one is not an odd positive integer.
+      ValueError: if there is no window or one is not a positive integer.
     """
 
     windows: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "windows", checks.positive_ints("windows", self.windows, odd=True))
+        object.__setattr__(self, "windows", checks.positive_ints("windows", self.windows))
 
     def __call__(self, t: float) -> int:
         """The side of the window at a time.
