@@ -153,6 +153,13 @@ def reference() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
+def locality() -> dict[str, np.ndarray]:
+    """PCA locality and PSPC by their definitions in float64, with their inputs."""
+    with np.load(REFERENCE / "locality.npz") as archive:
+        return dict(archive)
+
+
+@pytest.fixture(scope="session")
 def published_networks() -> dict[str, np.ndarray]:
     """Small networks of the published architecture: weights, inputs, outputs in float64."""
     with np.load(REFERENCE / "networks.npz") as archive:

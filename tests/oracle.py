@@ -1,4 +1,4 @@
-"""The definitions of the score machines, transcribed pixel by pixel in NumPy float64."""
+"""The definitions of the denoisers, transcribed pixel by pixel in NumPy float64."""
 
 import numpy as np
 
@@ -11,6 +11,46 @@ def denoise(kind, images, x, alpha, sigma, window=None, wrap_patches=False):
         weights = np.exp(_logits(query, keys, alpha, sigma))
         x0[pixel] = np.tensordot(weights / weights.sum(), images[tuple(sources.T)], 1)
     return x0
+
+
+def denoise_pspc(images, x, alpha, sigma, side):
+    """The mean over all crops that cover a pixel, for one noisy image x [H, W, C]."""
+    images, x = np.asarray(images, np.float64), np.asarray(x, np.float64)
+    total, covering = np.zeros_like(x), np.zeros((*x.shape[:2], 1))
+    for i in range(x.shape[0] - side + 1):
+        for j in range(x.shape[1] - side + 1):
+            crop = (slice(i, i + side), slice(j, j + side))
+            weights = np.exp(_logits(x[crop], images[:, *crop], alpha, sigma))
+            total[crop] += np.tensordot(weights / weights.sum(), images[:, *crop], 1)
+            covering[crop] += 1
+    return total / covering
+
+
+def locality_mask(images, alpha, sigma, threshold, normalized_by):
+    """M [D, D] of PCA locality, row j of the estimate at j; from an inverse, so for sigma > 0."""
+    rows = np.asarray(images, np.float64).reshape(len(images), -1)
+    covariance = alpha**2 * np.cov(rows.T, bias=True)
+    size = rows.shape[1]
+    filtered = covariance @ np.linalg.inv(covariance + sigma**2 * np.eye(size))
+    relative = np.zeros((size, size))
+    for j in range(size):
+        for i in range(size):
+            own = {"output": j, "input": i}[normalized_by]
+            if filtered[own, own] >= 1e-8:
+                relative[j, i] = abs(filtered[j, i]) / filtered[own, own]
+    least = threshold * relative.max()
+    return (relative >= least) & (relative > 0) | np.eye(size, dtype=bool)
+
+
+def denoise_pca_locality(images, x, alpha, sigma, threshold, normalized_by="output"):
+    """The mean at each pixel of what its mask lets it see, for one noisy image x [H, W, C]."""
+    rows = np.asarray(images, np.float64).reshape(len(images), -1)
+    mask = locality_mask(images, alpha, sigma, threshold, normalized_by)
+    x0 = np.empty(x.size)
+    for j, seen in enumerate(mask):
+        weights = np.exp(_logits(x.ravel()[seen], rows[:, seen], alpha, sigma))
+        x0[j] = weights @ rows[:, j] / weights.sum()
+    return x0.reshape(x.shape)
 
 
 def ranked(kind, images, x, alpha, sigma, window=None, wrap_patches=False):
