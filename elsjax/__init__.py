@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from elsjax.analytic.composed import ComposedDenoiser
 from elsjax.analytic.golden import GoldenSubsetDenoiser
+from elsjax.analytic.pca_locality import PCALocalityDenoiser
+from elsjax.analytic.pspc import PSPCDenoiser
 from elsjax.analytic.smoothed import SmoothedDenoiser
 from elsjax.analytic.wiener import WienerDenoiser
 from elsjax.citations import citation
@@ -60,6 +62,8 @@ __all__ = [
     "IndexedMachine",
     "LinearBetaSchedule",
     "Mosaic",
+    "PCALocalityDenoiser",
+    "PSPCDenoiser",
     "Pieces",
     "Posterior",
     "Schedule",

@@ -105,6 +105,9 @@ def test_a_machine_brings_its_schedule_whatever_it_is_wrapped_in():
     assert keys(elsjax.WienerDenoiser(IMAGES)) == [*ALWAYS, "wiener1949", "nichol2021"]
     local = elsjax.WienerDenoiser(IMAGES, kind="ls", window=3)
     assert purpose("kamb2025", local) == "the theory of score machines; what a pixel sees"
+    pspc, locality = elsjax.PSPCDenoiser(IMAGES, window=2), elsjax.PCALocalityDenoiser(IMAGES)
+    assert keys(pspc) == [*ALWAYS, "niedoba2025", "nichol2021"]
+    assert keys(locality) == [*ALWAYS, "lukoianov2025", "nichol2021"]
 
 
 def test_a_network_brings_architecture_prediction_and_schedule():

@@ -68,13 +68,13 @@ class Moments:
         mean = np.empty((entries, size), dtype)
         covariance = np.empty((entries, size, size), dtype)
         if labels is None:
-            mean[0], covariance[0] = _moments(rows, np.arange(count))
+            mean[0], covariance[0] = moments_of(rows, np.arange(count))
         else:
             # The scatter of all images is that within the classes, and that of the classes' means.
             means, within = np.empty((len(classes), size)), np.zeros((size, size))
             shares = np.array([np.mean(labels == label) for label in classes])
             for place, label in enumerate(classes):
-                means[place], own = _moments(rows, np.flatnonzero(labels == label))
+                means[place], own = moments_of(rows, np.flatnonzero(labels == label))
                 within += shares[place] * own
                 mean[place + 1], covariance[place + 1] = means[place], own
             of_all = shares @ means
@@ -116,10 +116,18 @@ def _check_budget(
         )
 
 
-def _moments(
+def moments_of(
     rows: np.ndarray, chosen: np.ndarray
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
-    """Mean and covariance of the chosen rows [n, D], in float64."""
+    """Mean and covariance (divisor n) of some images, in float64.
+
+    Args:
+      rows: images, [N, D], uint8 or floating point in [-1, 1].
+      chosen: which of them count, [n].
+
+    Returns:
+      The mean, [D], and the covariance, [D, D].
+    """
 
     def blocks() -> Iterator[np.ndarray]:
         for first in range(0, len(chosen), _BLOCK):
