@@ -19,6 +19,7 @@ from elsjax.data.datasets import Dataset, load_dataset
 from elsjax.experiments.calibration import Calibration, calibrate
 from elsjax.experiments.comparison import Comparison, compare
 from elsjax.experiments.measures import nearest_images, pearson_r, pearson_r2, r2
+from elsjax.experiments.memorization import Memorization, memorized
 from elsjax.experiments.mosaics.consistency import local_consistency
 from elsjax.experiments.mosaics.files import load_mosaic
 from elsjax.experiments.mosaics.mosaic import Mosaic, mosaic
@@ -61,6 +62,7 @@ __all__ = [
     "GoldenSubsetDenoiser",
     "IndexedMachine",
     "LinearBetaSchedule",
+    "Memorization",
     "Mosaic",
     "PCALocalityDenoiser",
     "PSPCDenoiser",
@@ -89,6 +91,7 @@ __all__ = [
     "load_pretrained",
     "local_consistency",
     "make_mesh",
+    "memorized",
     "mosaic",
     "nearest_images",
     "nn",

@@ -28,7 +28,8 @@ def citation(*used: Cited | str) -> BibTeX:
     Args:
       used: things used, of any number and in any order: denoisers (machines, networks, functions),
         each of which brings its noise schedule; schedules; data sets, or their names, such as
-        "cifar10"; names of solvers, such as "ancestral"; a `Comparison`; a `TrainingConfig`.
+        "cifar10"; names of solvers, such as "ancestral"; a `Comparison`; a `Memorization`;
+        a `TrainingConfig`.
 
     Returns:
       The library and the paper of its theory, then what the things used rest on, in the order they

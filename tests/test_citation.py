@@ -84,6 +84,7 @@ def test_without_arguments_the_library_and_the_paper_are_cited(capsys):
         (function_denoiser("score"), ["song2021sde"]),
         (function_denoiser("edm"), ["karras2022"]),
         (function_denoiser("edm", elsjax.CosineSchedule()), ["karras2022", "nichol2021"]),
+        (elsjax.memorized(IMAGES, IMAGES), ["gu2023"]),
         (elsjax.GoldenSubsetDenoiser(IMAGES), ["shang2026", "nichol2021"]),
         (elsjax.SmoothedDenoiser(machine(), bandwidth=1, draws=1), ["scarvelis2023", "ho2020"]),
         (
