@@ -16,8 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Complex, Float, Int, Num
 
+from elsjax.analytic.factor import inverse_factor, product, solve
 from elsjax.analytic.tiles import Tiles, tiles_of
 from elsjax.posterior.dictionaries import Dictionary, ImagePart, ImageShape, Part
 
@@ -88,9 +89,9 @@ def _parts(dictionary: Dictionary) -> tuple[Part, ...]:
 def _of_images(mean: Array, covariance: Array, x: Array, alpha: Array, sigma: Array) -> Array:
     """`estimate` from whole images."""
     noise = _noise(alpha, sigma, jnp.trace(covariance))
-    lower = _cholesky(_with_noise(alpha**2 * covariance, noise))
+    factor = inverse_factor(_with_noise(alpha**2 * covariance, noise))
     apart = x.reshape(len(x), -1).T - alpha * mean[:, None]
-    found = alpha * _product(covariance, _backward(lower, _forward(lower, apart)))
+    found = alpha * product(covariance, solve(factor, apart))
     return (mean[:, None] + found).T.reshape(x.shape)
 
 
@@ -98,20 +99,37 @@ def _of_translates(mean: Array, covariance: Array, x: Array, alpha: Array, sigma
     """`estimate` from all translates of images: frequencies are independent of each other."""
     _, height, width, channels = x.shape
     of_pixel, by_offset = _translated(mean, covariance, (height, width, channels))
-    spectrum = jnp.fft.ifft2(by_offset, axes=(0, 1), norm="forward")  # [h, w, c, c], Hermitian
+    spectrum = _transformed(by_offset, 1)  # [h, w, c, c], Hermitian
     of_parts = jnp.block([[spectrum.real, -spectrum.imag], [spectrum.imag, spectrum.real]])
     of_parts = of_parts.reshape(height * width, 2 * channels, 2 * channels)
-    apart = jnp.moveaxis(jnp.fft.fft2(x - alpha * of_pixel[None, None, None], axes=(1, 2)), 0, -1)
+    apart = _transformed(jnp.moveaxis(x - alpha * of_pixel[None, None, None], 0, -1), -1)
     apart = jnp.concatenate([apart.real, apart.imag], axis=2).reshape(len(of_parts), -1, len(x))
     noise = _noise(alpha, sigma, jnp.trace(of_parts, axis1=1, axis2=2).max())
 
     def of_frequency(of_parts: Array, apart: Array) -> Array:
-        lower = _cholesky(_with_noise(alpha**2 * of_parts, noise))
-        return alpha * _product(of_parts, _backward(lower, _forward(lower, apart)))
+        factor = inverse_factor(_with_noise(alpha**2 * of_parts, noise))
+        return alpha * product(of_parts, solve(factor, apart))
 
     found = jax.vmap(of_frequency)(of_parts, apart).reshape(height, width, 2, channels, -1)
-    found = jnp.moveaxis(jax.lax.complex(found[:, :, 0], found[:, :, 1]), -1, 0)
-    return of_pixel[None, None, None] + jnp.fft.ifft2(found, axes=(1, 2)).real
+    found = _transformed(jax.lax.complex(found[:, :, 0], found[:, :, 1]), 1).real
+    return of_pixel[None, None, None] + jnp.moveaxis(found, -1, 0) / (height * width)
+
+
+def _transformed(images: Num[Array, "h w c k"], sign: int) -> Complex[Array, "h w c k"]:
+    """Sum over places of exp(sign i frequency place), over rows and columns; by products.
+
+    XLA's FFT on a CPU may wait for ever, as LAPACK's batches, see `elsjax.analytic.factor`.
+    """
+    rows, columns = (
+        np.exp(sign * 2j * np.pi * np.outer(np.arange(side), np.arange(side)) / side)
+        for side in images.shape[:2]
+    )
+    dtype = jax.lax.complex(images.real, images.real).dtype
+    return jnp.einsum(
+        "ah,bw,hwck->abck",
+        *(jnp.asarray(rows, dtype), jnp.asarray(columns, dtype), images.astype(dtype)),
+        precision=jax.lax.Precision.HIGHEST,
+    )
 
 
 def _translated(
@@ -170,11 +188,11 @@ def _of_tiles(
             alpha,
             sigma,
         )
-        start = of_patches[centres] - alpha * _product(of_patches[None], filters)[0]
+        start = of_patches[centres] - alpha * product(of_patches[None], filters)[0]
 
         def of_query(query: Array) -> Array:
             windows = x.reshape(len(x), -1)[:, entries(rows, columns, query)]
-            return start[None] + _product(windows, filters)
+            return start[None] + product(windows, filters)
 
         of_window = len(x) * len(filters) * x.dtype.itemsize
         return _mapped(of_query, jnp.asarray(tiles.queries), of_window)
@@ -198,7 +216,7 @@ def _averaged(
     def add(total: Array, at: Array) -> tuple[Array, None]:
         return total + covariance[at[:, None], at[None]], None
 
-    total, _ = jax.lax.scan(add, _product(apart.T, apart), places)
+    total, _ = jax.lax.scan(add, product(apart.T, apart), places)
     return of_all, total / len(places)
 
 
@@ -245,23 +263,23 @@ def _filters(
     noise = _noise(alpha, sigma, jnp.trace(spread))
     matrix = _with_noise(alpha**2 * spread, jnp.where(seen, noise, 1))
     right = alpha * spread[:, centres]
-    lower = _cholesky(matrix[:num_shared, :num_shared])
-    solved = _forward(lower, right[:num_shared])
+    factor = inverse_factor(matrix[:num_shared, :num_shared])
+    solved = product(factor, right[:num_shared])
     if own.shape[1] == 0:
-        return _backward(lower, solved)
-    across = _forward(lower, matrix[:num_shared, num_shared:])
-    rest = matrix[num_shared:, num_shared:] - _product(across.T, across)
-    right = right[num_shared:] - _product(across.T, solved)
+        return product(factor.T, solved)
+    across = product(factor, matrix[:num_shared, num_shared:])
+    rest = matrix[num_shared:, num_shared:] - product(across.T, across)
+    right = right[num_shared:] - product(across.T, solved)
 
     def of_pixel(own: Array, owned: Array, right: Array) -> Array:
         matrix = jnp.where(jnp.outer(owned, owned), rest[own[:, None], own[None]], 0)
-        lower = _cholesky(_with_noise(matrix, jnp.where(owned, 0, 1)))
-        found = _backward(lower, _forward(lower, jnp.where(owned[:, None], right[own], 0)))
+        factor = inverse_factor(_with_noise(matrix, jnp.where(owned, 0, 1)))
+        found = solve(factor, jnp.where(owned[:, None], right[own], 0))
         return jnp.zeros_like(right).at[own].add(found)
 
     right = jnp.moveaxis(right.reshape(len(rest), len(own), -1), 1, 0)
     of_rest = jnp.moveaxis(jax.vmap(of_pixel)(own, owned, right), 0, 1).reshape(len(rest), -1)
-    return jnp.concatenate([_backward(lower, solved - _product(across, of_rest)), of_rest])
+    return jnp.concatenate([product(factor.T, solved - product(across, of_rest)), of_rest])
 
 
 def _noise(alpha: Array, sigma: Array, trace: Array) -> Array:
@@ -272,25 +290,6 @@ def _noise(alpha: Array, sigma: Array, trace: Array) -> Array:
 
 def _with_noise(matrix: Array, noise: Array) -> Array:
     return matrix + jnp.diag(jnp.broadcast_to(noise, len(matrix)))
-
-
-def _cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The lower factor L, matrix = L Lᵀ."""
-    return jax.lax.linalg.cholesky(matrix, symmetrize_input=False)
-
-
-def _forward(lower: Float[Array, "n n"], right: Float[Array, "n m"]) -> Float[Array, "n m"]:
-    """L⁻¹ right."""
-    return jax.scipy.linalg.solve_triangular(lower, right, lower=True)
-
-
-def _backward(lower: Float[Array, "n n"], right: Float[Array, "n m"]) -> Float[Array, "n m"]:
-    """L⁻ᵀ right."""
-    return jax.scipy.linalg.solve_triangular(lower, right, lower=True, trans="T")
-
-
-def _product(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _entries(places: Int[Array, "*n u"], channels: int) -> Int[Array, "*n k"]:
