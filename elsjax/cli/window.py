@@ -103,18 +103,18 @@ def parse_crops(text: str | None, schedule: Schedule, side: int) -> WindowSchedu
       ValueError: if it is none of these.
     """
     if text is not None:
-        return _in_words(text, "crop", "numbers with commas between")
+        return _in_words(text, "crop", "numbers with commas between", step=1)
     alpha, sigma = map(np.asarray, schedule(np.arange(1, _CROP_TIMES + 1) / _CROP_TIMES))
     level = np.log(sigma / np.maximum(alpha, np.finfo(alpha.dtype).tiny))
     nearest = np.abs(level[:, None] - np.log(_CROP_LEVELS)).argmin(1)
     return WindowSchedule(tuple(min(_CROPS[place], side) for place in nearest))
 
 
-def _in_words(text: str, name: str, expected: str) -> WindowSchedule | int:
-    """One side, or several with commas between."""
+def _in_words(text: str, name: str, expected: str, step: int = 2) -> WindowSchedule | int:
+    """One side, or several with commas between; each 1 more than a multiple of the step."""
     if not re.fullmatch(r"\s*[0-9]{1,9}\s*(,\s*[0-9]{1,9}\s*)*", text):
         raise ValueError(f"{name}={_shown(text)} is not known; expected {expected}")
-    windows = _windows(text, name, [int(window) for window in text.split(",")])
+    windows = _windows(text, name, [int(window) for window in text.split(",")], step)
     return windows.windows[0] if len(windows.windows) == 1 else windows
 
 
@@ -149,17 +149,17 @@ def _read_windows(text: str, name: str) -> tuple[WindowSchedule, Schedule]:
     return _windows(text, name, windows), schedule
 
 
-def _windows(text: str, name: str, windows: list[object]) -> WindowSchedule:
+def _windows(text: str, name: str, windows: list[object], step: int = 2) -> WindowSchedule:
     """P(t) of windows that may be anything; `text` is where they are from, `name` the option."""
+    expected = "an odd positive integer" if step == 2 else "a positive integer"
     sides = []
     for index, window in enumerate(windows):
         # Published scales may be floats, which medians are.
         if type(window) is float and window.is_integer():
             window = int(window)
-        if type(window) is not int or not 0 < window < 10**9 or window % 2 == 0:
+        if type(window) is not int or not 0 < window < 10**9 or (window - 1) % step:
             raise ValueError(
-                f"{name}={_shown(text)}: windows[{index}]={_shown(window)} must be an odd "
-                "positive integer"
+                f"{name}={_shown(text)}: windows[{index}]={_shown(window)} must be {expected}"
             )
         sides.append(window)
     if not sides:
