@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import elsjax
-from elsjax.experiments.measures import median_interval
+from elsjax.experiments.measures import local_means, mean_interval, median_interval
 
 
 @pytest.fixture
@@ -172,3 +172,33 @@ def test_nearest_images_take_pixels_and_refuse_other_shapes():
             elsjax.nearest_images(samples, others)
     with pytest.warns(UserWarning, match="images in .* different scales"):
         elsjax.nearest_images(images, pixels.astype(np.float32))
+
+
+def test_the_interval_of_a_mean_is_students():
+    # Of 1, 2, 3, 4: standard error sqrt(5 / 3) / 2, and t = 3.1824 for 3 degrees of freedom.
+    low, high = mean_interval(np.array([1.0, 2.0, 3.0, 4.0]))
+    assert (low, high) == pytest.approx((2.5 - 3.18245 * 0.645497, 2.5 + 3.18245 * 0.645497))
+    assert mean_interval(np.array([1.0])) is None
+    narrow = mean_interval(np.array([1.0, 2.0, 3.0, 4.0]), 0.5)
+    assert low < narrow[0] < narrow[1] < high
+    with pytest.raises(ValueError, match=r"expected \[n\]"):
+        mean_interval(np.ones((2, 2)))
+    with pytest.raises(ValueError, match="values"):
+        mean_interval(np.array([1.0, np.nan]))
+
+
+def test_the_interval_of_a_mean_holds_it_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(3, 2, (2000, 5))
+    held = [low <= 3 <= high for low, high in map(mean_interval, draws)]
+    assert 0.94 < np.mean(held) < 0.96  # two standard deviations
+
+
+def test_local_means_are_of_the_pixels_inside():
+    images = np.random.default_rng(0).normal(size=(2, 4, 5, 3))
+    found = local_means(images)
+    for row in range(4):
+        for column in range(5):
+            around = images[:, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+            np.testing.assert_allclose(found[:, row, column], around.mean((1, 2)), rtol=1e-12)
+    with pytest.raises(ValueError, match=r"expected \[B, H, W, C\]"):
+        local_means(images[0])
