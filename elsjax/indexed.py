@@ -1,6 +1,6 @@
 """Score machines of whole data sets, up to a tolerance."""
 
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from elsjax.posterior.lookup import Indices, Lookup
 from elsjax.posterior.shares import Levels
 from elsjax.posterior.training_set import TrainingSet
 from elsjax.process.denoisers import Denoiser
+from elsjax.process.frozen import Frozen
 from elsjax.process.schedules import Schedule
 from elsjax.process.windows import WindowSchedule
 from elsjax.references import Reference
@@ -40,8 +41,7 @@ class Exact(Protocol):
     def check_label(self, label: ArrayLike | None, batch: int) -> None: ...  # noqa: D102
 
 
-@jax.tree_util.register_pytree_node_class
-class IndexedMachine(Denoiser):
+class IndexedMachine(Frozen, Denoiser):
     """A score machine that looks whole data sets up through an index of their patches.
 
     Made by `ScoreMachine.with_index`; t and label must be values on the host. On a GPU that
@@ -53,6 +53,7 @@ class IndexedMachine(Denoiser):
       indices: of its windows and labels.
     """
 
+    _leaves = ("machine", "indices")
     machine: Exact
     tolerance: float
     indices: Indices
@@ -65,9 +66,6 @@ class IndexedMachine(Denoiser):
             schedule=machine.schedule,
             image_shape=machine.image_shape,
         )
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"{name!r} cannot be set: a machine does not change")
 
     @property
     def mesh(self) -> jax.sharding.Mesh | None:
@@ -138,15 +136,6 @@ class IndexedMachine(Denoiser):
         """
         found = self._ask(*self.checked(x, t, label))
         return found["mean"], found["error"][..., 0]
-
-    def tree_flatten(self) -> tuple[tuple[Exact, Indices], float]:
-        """The machine and its indices are leaves."""
-        return (self.machine, self.indices), self.tolerance
-
-    @classmethod
-    def tree_unflatten(cls, tolerance: float, leaves: tuple[Exact, Indices]) -> Self:
-        """Inverse of `tree_flatten`."""
-        return cls(leaves[0], tolerance, leaves[1])
 
     def check_label(self, label: ArrayLike | None, batch: int) -> None:
         """See `Denoiser.check_label`."""

@@ -23,7 +23,6 @@ from elsjax.references import Reference
 MOST_TOP = 1024  # ranking compares them in pairs
 
 
-@jax.tree_util.register_pytree_node_class
 class ScoreMachine(TrainingSetDenoiser):
     """The exact posterior mean E[x_0 | x_t] under locality and equivariance constraints.
 

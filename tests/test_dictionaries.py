@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 from small_inputs import PIXELS, X
@@ -56,7 +55,6 @@ class Lines(Dictionary):
 
 
 def lines(rows):
-    @jax.tree_util.register_pytree_node_class
     class LineMachine(elsjax.ScoreMachine):
         def dictionary(self, window):
             return Lines("els", self.image_shape, window, rows=rows)

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from elsjax import checks
-from elsjax.analytic.frozen import Frozen
 from elsjax.process.denoisers import Denoiser
+from elsjax.process.frozen import Frozen
 from elsjax.references import Reference
 
 Part = tuple[Denoiser, int | None]

@@ -5,7 +5,6 @@ those screened; the posterior mean is taken over what is kept (Shang et al. 2026
 has a weight that can be bounded, see `elsjax.analytic.subsets`, and so has the error of the mean.
 """
 
-import copy
 import functools
 import math
 from typing import Self
@@ -18,12 +17,11 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from elsjax import checks, parallel
 from elsjax.analytic import subsets
-from elsjax.analytic.frozen import Frozen
 from elsjax.analytic.subsets import Noisy, Pooled, Screened, Subset
 from elsjax.pixels import to_float
 from elsjax.posterior.training_set import TrainingSet
-from elsjax.process.denoisers import Denoiser
-from elsjax.process.schedules import CosineSchedule, Schedule
+from elsjax.posterior.training_set_denoiser import TrainingSetDenoiser, checked_settings
+from elsjax.process.schedules import Schedule
 from elsjax.references import Reference
 
 # Bytes of a block's temporary arrays: some of a CPU's cache, and enough to fill an accelerator.
@@ -32,7 +30,7 @@ _AXES = (parallel.DATA, parallel.SAMPLE)
 _ARRAYS = 3  # of a block, of the size of its images in floating point
 
 
-class GoldenSubsetDenoiser(Frozen, Denoiser):
+class GoldenSubsetDenoiser(TrainingSetDenoiser):
     """The posterior mean over a golden subset S of the training images (Shang et al. 2026).
 
         x0 = sum_n w_n y_n,   w = softmax_n(-|x_t - alpha y_n|² / 2 sigma²),   n in S
@@ -90,45 +88,24 @@ class GoldenSubsetDenoiser(Frozen, Denoiser):
         schedule: Schedule | None = None,
         memory_budget: int | None = None,
     ) -> None:
-        images = checks.training_images("images", images)
+        checked, classes, settings = checked_settings(
+            images, labels, schedule, memory_budget, None, None
+        )
         pool = checks.positive_int("pool", pool)
         if tolerance is not None:
             tolerance = checks.in_range("tolerance", tolerance, 0, 2)
-        if memory_budget is not None:
-            memory_budget = checks.positive_int("memory_budget", memory_budget)
-        schedule = CosineSchedule() if schedule is None else schedule
-        checks.instance("schedule", schedule, Schedule, "CosineSchedule()")
-        if labels is not None:
-            labels = checks.class_labels("labels", labels, len(images))
-        training_set = TrainingSet.of(images, labels, None)
+        training_set = TrainingSet.of(checked, classes, None)
         # First by classes, as they are stored, then by their numbers.
         by_number = np.argsort(np.asarray(training_set.numbers)).astype(np.int32)
-        members = np.concatenate([np.arange(len(images), dtype=np.int32), by_number])
+        members = np.concatenate([np.arange(len(checked), dtype=np.int32), by_number])
         vars(self).update(
+            settings,
             training_set=training_set,
             members=jnp.asarray(members),
             pool=pool,
             tolerance=tolerance,
-            schedule=schedule,
-            image_shape=tuple(images.shape[1:]),
-            memory_budget=memory_budget,
         )
         vars(self).update(pooled=self._pooled())
-
-    @property
-    def num_images(self) -> int:
-        """Number of training images."""
-        return self.training_set.num_images
-
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """The classes that can be conditioned on, ascending; empty without labelled data."""
-        return self.training_set.labels
-
-    @property
-    def mesh(self) -> jax.sharding.Mesh | None:
-        """The devices that share the noisy images; None for one."""
-        return self.training_set.mesh
 
     @property
     def references(self) -> tuple[Reference, ...]:
@@ -148,13 +125,11 @@ class GoldenSubsetDenoiser(Frozen, Denoiser):
           ValueError: if mesh is not as described.
         """
         parallel.check_mesh(mesh)
-        there = copy.copy(self)
-        vars(there).update(
+        return self._replaced(
             training_set=self.training_set.on(mesh).everywhere(),
             pooled=parallel.everywhere(self.pooled, mesh),
             members=parallel.everywhere(self.members, mesh),
         )
-        return there
 
     def denoise_with_bound(
         self, x: Float[ArrayLike, "b h w c"], t: ArrayLike, label: ArrayLike | None = None
@@ -179,10 +154,6 @@ class GoldenSubsetDenoiser(Frozen, Denoiser):
           it is in the subset, [B, N].
         """
         return self._subsets(*self.checked(x, t, label)).kept
-
-    def check_label(self, label: ArrayLike | None, batch: int) -> None:
-        """See `Denoiser.check_label`."""
-        checks.known_label(label, self.training_set.labels)
 
     def posterior_mean(
         self, x: Float[Array, "b h w c"], t: ArrayLike, label: ArrayLike | None

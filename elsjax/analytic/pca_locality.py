@@ -46,7 +46,6 @@ _LEAST_WEIGHT = 1e-8
 _SQUARES = 4
 
 
-@jax.tree_util.register_pytree_node_class
 class PCALocalityDenoiser(TrainingSetDenoiser):
     """A posterior at each pixel over whole training images, seen through a mask (PCA locality).
 

@@ -34,7 +34,6 @@ from elsjax.process.windows import WindowSchedule
 from elsjax.references import Reference
 
 
-@jax.tree_util.register_pytree_node_class
 class PSPCDenoiser(TrainingSetDenoiser):
     """Patch set posterior composites (Niedoba et al. 2025): a posterior for each crop, averaged.
 

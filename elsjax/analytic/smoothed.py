@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from elsjax import checks, parallel
-from elsjax.analytic.frozen import Frozen
 from elsjax.process.denoisers import Denoiser, per_image
+from elsjax.process.frozen import Frozen
 from elsjax.process.sampling import initial_noise
 from elsjax.references import Reference
 

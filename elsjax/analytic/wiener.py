@@ -7,7 +7,6 @@ pixel i holds, divisor K. All follow from the mean and the covariance of whole i
 """
 
 import functools
-from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +18,12 @@ from elsjax.analytic.moments import Moments
 from elsjax.posterior import batches
 from elsjax.posterior.dictionaries import Dictionary, Kind, Window, checked_window
 from elsjax.process.denoisers import Denoiser
+from elsjax.process.frozen import Frozen
 from elsjax.process.schedules import CosineSchedule, Schedule
 from elsjax.references import Reference
 
 
-@jax.tree_util.register_pytree_node_class
-class WienerDenoiser(Denoiser):
+class WienerDenoiser(Frozen, Denoiser):
     """The best linear denoiser under locality and equivariance constraints.
 
         E[x_0(i) | x_t] ~ mu_i + alpha S_i,Ω (alpha² S_ΩΩ + sigma² I)⁻¹ (x_t[Ω_i] - alpha mu_Ω)
@@ -62,6 +61,7 @@ class WienerDenoiser(Denoiser):
       ValueError: if an argument is not as described, or the budget is too small.
     """
 
+    _leaves = ("moments",)
     kind: Kind
     window: Window
     wrap_patches: bool
@@ -105,9 +105,6 @@ class WienerDenoiser(Denoiser):
             moments=Moments.of(images, labels, memory_budget, work),
         )
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"{name!r} cannot be set: a denoiser does not change")
-
     @property
     def labels(self) -> tuple[int, ...]:
         """The classes that can be conditioned on, ascending; empty without labelled data."""
@@ -122,9 +119,8 @@ class WienerDenoiser(Denoiser):
     def with_mesh(self, mesh: jax.sharding.Mesh) -> Denoiser:
         """See `Denoiser.with_mesh`; every device has the covariances."""
         parallel.check_mesh(mesh)
-        static = {name: value for name, value in vars(self).items() if name != "moments"}
-        moments = parallel.everywhere(self.moments, mesh)
-        return Denoiser.with_mesh(self.tree_unflatten(tuple(static.items()), (moments,)), mesh)
+        there = self._replaced(moments=parallel.everywhere(self.moments, mesh))
+        return Denoiser.with_mesh(there, mesh)
 
     def check_label(self, label: ArrayLike | None, batch: int) -> None:
         """See `Denoiser.check_label`."""
@@ -150,18 +146,6 @@ class WienerDenoiser(Denoiser):
             )
             found.append({"mean": estimate})
         return batches.scattered(found, groups)["mean"]
-
-    def tree_flatten(self) -> tuple[tuple[Moments], tuple[tuple[str, Any], ...]]:
-        """The moments are a leaf; everything else is static."""
-        static = {name: value for name, value in vars(self).items() if name != "moments"}
-        return (self.moments,), tuple(static.items())
-
-    @classmethod
-    def tree_unflatten(cls, static: tuple[tuple[str, Any], ...], leaves: tuple[Moments]) -> Self:
-        """Inverse of `tree_flatten`."""
-        denoiser = object.__new__(cls)
-        vars(denoiser).update(static, moments=leaves[0])
-        return denoiser
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -28,6 +28,13 @@ class Account(Protocol):
         """The figures of the report."""
 
 
+def print_table(table: Sequence[Sequence[str]]) -> None:
+    """Prints rows of text, the header first, in columns."""
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    for line in table:
+        print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
+
+
 def median_cell(
     median: float | None,
     interval: Sequence[float] | None,

@@ -11,7 +11,7 @@ import tyro
 
 import elsjax
 from elsjax import checks
-from elsjax.cli.account import save_mosaic_pages, save_report
+from elsjax.cli.account import print_table, save_mosaic_pages, save_report
 from elsjax.cli.comparison_account import ComparisonAccount
 from elsjax.cli.denoisers import DenoiserName, DenoiserOptions, indexed, sees_window
 from elsjax.cli.experiment import Experiment, load_network, on_all_devices
@@ -85,10 +85,7 @@ class Compare(Experiment):
         """
         with Run(self.out, overwrite=self.overwrite) as run:
             account = self._run(run)
-        table = account.table()
-        widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-        for line in table:
-            print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
+        print_table(account.table())
         for sentence in filter(None, [account.left_out(), account.process()]):
             print(sentence)
         print(f"open {self.out / 'report.html'}")

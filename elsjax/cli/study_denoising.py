@@ -8,7 +8,7 @@ import tyro
 
 import elsjax
 from elsjax import checks
-from elsjax.cli.account import save_report
+from elsjax.cli.account import print_table, save_report
 from elsjax.cli.data import DataOptions, describe
 from elsjax.cli.denoisers import DenoiserName, DenoiserOptions, indexed, sees_window
 from elsjax.cli.denoising_account import DenoisingAccount
@@ -92,10 +92,7 @@ class StudyDenoising:
         """
         with Run(self.out, overwrite=self.overwrite) as run:
             account = self._run(run)
-        table = account.table()
-        widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-        for line in table:
-            print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
+        print_table(account.table())
         print(f"open {self.out / 'report.html'}")
 
     def _run(self, run: Run) -> DenoisingAccount:

@@ -9,7 +9,7 @@ import tyro
 
 import elsjax
 from elsjax import checks
-from elsjax.cli.account import save_report
+from elsjax.cli.account import print_table, save_report
 from elsjax.cli.experiment import (
     MAX_COUNT,
     Experiment,
@@ -82,10 +82,7 @@ class StudyMosaics:
         """
         with Run(self.out, overwrite=self.overwrite) as run:
             account = self._run(run)
-        table = account.table()
-        widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-        for line in table:
-            print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
+        print_table(account.table())
         for sentence in account.remarks():
             print(sentence)
         print(f"open {self.out / 'report.html'}")

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 import elsjax
 from elsjax import checks
-from elsjax.cli.account import save_report
+from elsjax.cli.account import print_table, save_report
 from elsjax.cli.experiment import Experiment, OtherData, check_count, load_network
 from elsjax.cli.progress import bar
 from elsjax.cli.window import network_window, window_list
@@ -66,10 +66,8 @@ class StudyReceptiveField:
           ValueError: if an option does not fit, before anything is computed or written.
         """
         with Run(self.out, overwrite=self.overwrite) as run:
-            table = self._run(run).table()
-        widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-        for line in table:
-            print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
+            account = self._run(run)
+        print_table(account.table())
         print(f"open {self.out / 'report.html'}")
 
     def _run(self, run: Run) -> "_Account":

@@ -1,7 +1,6 @@
 """What denoisers that are sums over training images have in common: images, settings, devices."""
 
-import copy
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +11,12 @@ from elsjax import checks, parallel
 from elsjax.posterior.shares import Levels
 from elsjax.posterior.training_set import TrainingSet
 from elsjax.process.denoisers import Denoiser
+from elsjax.process.frozen import Frozen
 from elsjax.process.schedules import CosineSchedule, Schedule
 
 
-class TrainingSetDenoiser(Denoiser):
-    """A denoiser made of training images, block by block; it does not change.
-
-    A subclass is a pytree: it registers itself by `jax.tree_util.register_pytree_node_class`.
+class TrainingSetDenoiser(Frozen, Denoiser):
+    """A denoiser made of training images, block by block.
 
     Attributes:
       training_set: the training images; the only leaf.
@@ -26,12 +24,10 @@ class TrainingSetDenoiser(Denoiser):
       block_size: training images of a block; None to follow from the budget.
     """
 
+    _leaves: ClassVar[tuple[str, ...]] = ("training_set",)
     training_set: TrainingSet
     memory_budget: int | None
     block_size: int | None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"{name!r} cannot be set: a machine does not change")
 
     @property
     def num_images(self) -> int:
@@ -66,25 +62,6 @@ class TrainingSetDenoiser(Denoiser):
     def check_label(self, label: ArrayLike | None, batch: int) -> None:
         """See `Denoiser.check_label`."""
         checks.known_label(label, self.labels)
-
-    def tree_flatten(self) -> tuple[tuple[TrainingSet], tuple[tuple[str, Any], ...]]:
-        """The training set is a leaf; everything else is static."""
-        static = {name: value for name, value in vars(self).items() if name != "training_set"}
-        return (self.training_set,), tuple(static.items())
-
-    @classmethod
-    def tree_unflatten(
-        cls, static: tuple[tuple[str, Any], ...], leaves: tuple[TrainingSet]
-    ) -> Self:
-        """Inverse of `tree_flatten`."""
-        machine = object.__new__(cls)
-        vars(machine).update(static, training_set=leaves[0])
-        return machine
-
-    def _replaced(self, **changes: Any) -> Self:
-        machine = copy.copy(self)
-        vars(machine).update(changes)
-        return machine
 
     def _levels_of_each(self, t: ArrayLike, x: Float[Array, "b h w c"]) -> Levels:
         """Signal and noise level of each noisy image."""

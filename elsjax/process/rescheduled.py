@@ -4,7 +4,7 @@ All schedules preserve variance, so x_t at a noise level is the same under any o
 time that it belongs to differs.
 """
 
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ from jaxtyping import Array, ArrayLike, Float
 
 from elsjax import checks
 from elsjax.process.denoisers import Denoiser
+from elsjax.process.frozen import Frozen
 from elsjax.process.schedules import Schedule, same_noise
 from elsjax.references import Reference
 
 
-@jax.tree_util.register_pytree_node_class
-class Rescheduled(Denoiser):
+class Rescheduled(Frozen, Denoiser):
     """A denoiser for the times of another schedule; t must be a value on the host.
 
     Args:
@@ -26,10 +26,18 @@ class Rescheduled(Denoiser):
       clip: clip its estimates to [-1, 1].
     """
 
+    _leaves = ("_base",)
+    _base: Denoiser
+    _clip: bool
+
     def __init__(self, base: Denoiser, schedule: Schedule, *, clip: bool = False) -> None:
-        self.schedule, self.image_shape = schedule, base.image_shape
-        self.least_alpha = base.least_alpha
-        self._base, self._clip = base, clip
+        vars(self).update(
+            schedule=schedule,
+            image_shape=base.image_shape,
+            least_alpha=base.least_alpha,
+            _base=base,
+            _clip=clip,
+        )
 
     @property
     def mesh(self) -> jax.sharding.Mesh | None:
@@ -63,12 +71,3 @@ class Rescheduled(Denoiser):
         own = same_noise(times, self.schedule, self._base.schedule)
         x0 = self._base.posterior_mean(x, own if own.ndim else own.item(), label)
         return jnp.clip(x0, -1, 1) if self._clip else x0
-
-    def tree_flatten(self) -> tuple[tuple[Denoiser], tuple[Schedule, bool]]:
-        """The denoiser is a leaf."""
-        return (self._base,), (self.schedule, self._clip)
-
-    @classmethod
-    def tree_unflatten(cls, static: tuple[Schedule, bool], leaves: tuple[Denoiser]) -> Self:
-        """Inverse of `tree_flatten`."""
-        return cls(leaves[0], static[0], clip=static[1])

@@ -1,5 +1,6 @@
-"""What the denoisers here have in common: they do not change, and are pytrees."""
+"""What denoisers of arrays have in common: they do not change, and are pytrees."""
 
+import copy
 from typing import Any, ClassVar, Self
 
 import jax
@@ -17,6 +18,12 @@ class Frozen:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         jax.tree_util.register_pytree_node_class(cls)
+
+    def _replaced(self, **changes: Any) -> Self:
+        """A copy with other attributes."""
+        other = copy.copy(self)
+        vars(other).update(changes)
+        return other
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{name!r} cannot be set: a denoiser does not change")
