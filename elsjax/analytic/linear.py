@@ -22,9 +22,8 @@ from elsjax.analytic.factor import inverse_factor, product, solve
 from elsjax.analytic.tiles import Tiles, tiles_of
 from elsjax.posterior.dictionaries import Dictionary, ImagePart, ImageShape, Part
 
-_AT_ONCE = (
-    2**26
-)  # bytes of the tiles, and of the windows of noisy images, that are looked at at once
+# Bytes of the tiles, and of the windows of noisy images, that are looked at at once.
+_AT_ONCE = 2**26
 
 
 def estimate(
