@@ -22,9 +22,15 @@ import numpy as np
 import tyro
 
 import elsjax
-from elsjax.cli.denoisers import DENOISERS, DenoiserName, DenoiserOptions
 from elsjax.parallel import use_all_cores
+from elsjax.posterior.dictionaries import KINDS
 
+DENOISERS = (
+    *KINDS,
+    *(f"wiener-{kind}" for kind in KINDS),
+    *("pca-locality", "pspc", "golden", "smoothed-is"),
+)
+CROP = 7  # of PSPC
 WINDOWS = {"cifar10": "cifar10/unet/zeros", "fashion_mnist": "fashion_mnist/unet/zeros"}
 
 
@@ -38,7 +44,8 @@ class Options:
     """Noisy images at once."""
     t: float = 0.5
     repetitions: int = 5
-    machine: tuple[DenoiserName, ...] = DENOISERS
+    denoiser: tuple[str, ...] = DENOISERS
+    """Some of them."""
     data_dir: str | None = None
     out: Path | None = None
     """JSON file to write."""
@@ -57,7 +64,7 @@ def measured(options: Options) -> dict[str, Any]:
     before = _peak()
     start = time.perf_counter()
     window = elsjax.published_windows(WINDOWS.get(options.dataset, "mnist/unet/zeros"))
-    denoiser = DenoiserOptions().make(options.machine[0], data, schedule=schedule, window=window)
+    denoiser = made_of(options.denoiser[0], data, window)
     made = time.perf_counter() - start
     seconds = []
     for _ in range(options.repetitions + 1):
@@ -65,12 +72,31 @@ def measured(options: Options) -> dict[str, Any]:
         np.asarray(denoiser.denoise(x, options.t))
         seconds.append(time.perf_counter() - start)
     return {
-        "machine": options.machine[0],
+        "denoiser": options.denoiser[0],
         "made_s": made,
         "first_s": seconds[0],
         "step_s": statistics.median(seconds[1:]),
         "peak_mib": _peak() - before,
     }
+
+
+def made_of(name: str, data: elsjax.Dataset, window: elsjax.WindowSchedule) -> elsjax.Denoiser:
+    """A denoiser of images, as a command line makes it, on all devices."""
+    mesh = elsjax.make_mesh()
+    kind = name.rpartition("-")[2]
+    seen = window if kind in ("ls", "els", "bbels") else None
+    if name in KINDS:
+        return elsjax.ScoreMachine(kind, data.pixels, window=seen, mesh=mesh)  # type: ignore[arg-type]
+    if name == "pca-locality":
+        return elsjax.PCALocalityDenoiser(data.pixels, mesh=mesh)
+    if name == "pspc":
+        return elsjax.PSPCDenoiser(data.pixels, window=CROP, mesh=mesh)
+    if name == "golden":
+        return elsjax.GoldenSubsetDenoiser(data.pixels).with_mesh(mesh)
+    if name == "smoothed-is":
+        ideal = elsjax.ScoreMachine("is", data.pixels, mesh=mesh)
+        return elsjax.SmoothedDenoiser(ideal, bandwidth=0.1, draws=4)
+    return elsjax.WienerDenoiser(data.pixels, kind=kind, window=seen).with_mesh(mesh)  # type: ignore[arg-type]
 
 
 def _peak() -> float:
@@ -79,14 +105,14 @@ def _peak() -> float:
 
 
 def main(options: Options) -> None:
-    if len(options.machine) == 1 and options.out is None:
+    if len(options.denoiser) == 1 and options.out is None:
         print(json.dumps(measured(options)))
         return
     rows = []
     print(f"{'denoiser':15}{'made s':>9}{'first s':>9}{'step s':>9}{'MiB':>8}")
-    for name in options.machine:
+    for name in options.denoiser:
         words = ["--dataset", options.dataset, "--num-images", str(options.num_images)]
-        words += ["--batch", str(options.batch), "--t", str(options.t), "--machine", name]
+        words += ["--batch", str(options.batch), "--t", str(options.t), "--denoiser", name]
         words += ["--repetitions", str(options.repetitions)]
         if options.data_dir is not None:
             words += ["--data-dir", options.data_dir]

@@ -177,17 +177,13 @@ def study_denoising(
     found = {_UNIT: wiener, **networks, **denoisers}
     if len(found) != 1 + len(networks) + len(denoisers):
         raise ValueError(f"networks and denoisers must have names of their own, not {_UNIT!r}")
-    for t in times:
-        checks.times("times", t, 1)
     counts = dict.fromkeys(found, len(images)) | dict(num_images or {})
     for name in counts:
         checks.one_of("num_images", name, tuple(found))
         checks.integer(f"num_images[{name!r}]", counts[name], 1, len(images))
     x0 = to_float(images)
     noise = np.asarray(initial_noise(key, len(x0), x0.shape[1:]))
-    for name, denoiser in found.items():
-        for t in times:
-            denoiser.check(noise[:1], None if name == _UNIT or label is None else label[:1], t)
+    _check(found, noise[:1], times, None if label is None else label[:1])
     work = _Work(x0, noise, label, min(batch_size, len(x0)), States() if states is None else states)
     errors, seconds = {}, {}
     seen: dict[str, list[np.ndarray]] = {}
@@ -223,6 +219,19 @@ def study_denoising(
     unit = errors.pop(_UNIT)
     del seconds[_UNIT]
     return DenoisingStudy(np.asarray(times, float), unit, errors, agreement, seconds)
+
+
+def _check(
+    denoisers: Mapping[str, Denoiser],
+    x: Float[np.ndarray, "1 h w c"],
+    times: Sequence[float],
+    label: Int[np.ndarray, " 1"] | None,
+) -> None:
+    """Raises ValueError if a time is none, or a denoiser refuses image, time or label."""
+    for t in times:
+        checks.times("times", t, 1)
+        for name, denoiser in denoisers.items():
+            denoiser.check(x, None if name == _UNIT else label, t)
 
 
 class _Work:
