@@ -209,13 +209,7 @@ def study_denoising(
         if name in networks:
             seen[name] = [row["x0"] for row in rows]
         if name in denoisers:
-            agreement[name] = {
-                network: {
-                    measure: np.stack([row["agreement"][one, place] for row in rows])
-                    for place, measure in enumerate(AGREEMENT)
-                }
-                for one, network in enumerate(networks)
-            }
+            agreement[name] = _by_name(networks, [row["agreement"] for row in rows])
     unit = errors.pop(_UNIT)
     del seconds[_UNIT]
     return DenoisingStudy(np.asarray(times, float), unit, errors, agreement, seconds)
@@ -232,6 +226,19 @@ def _check(
         checks.times("times", t, 1)
         for name, denoiser in denoisers.items():
             denoiser.check(x, None if name == _UNIT else label, t)
+
+
+def _by_name(
+    networks: Mapping[str, Denoiser], rows: Sequence[Float[np.ndarray, "k m n"]]
+) -> dict[str, dict[str, Float[np.ndarray, "t n"]]]:
+    """Agreement at each time with each network by each measure, by their names."""
+    return {
+        network: {
+            measure: np.stack([row[one, place] for row in rows])
+            for place, measure in enumerate(AGREEMENT)
+        }
+        for one, network in enumerate(networks)
+    }
 
 
 class _Work:
