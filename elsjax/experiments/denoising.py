@@ -284,11 +284,13 @@ class _Work:
           `AGREEMENT`, [K, M, n]; and the estimates "x0", [n, H, W, C], if they are to be kept.
         """
         state = self._start(name, count, len(targets), keep)
-        saved = time.monotonic()
-        for first in range(int(state["taken"]), count, self._batch_size):
+        saved, size = time.monotonic(), min(self._batch_size, count)
+        for first in range(int(state["taken"]), count, size):
             tell(first)
-            here = slice(first, min(first + self._batch_size, count))
-            estimate, seconds = self._denoise(denoiser, t, first, conditional=conditional)
+            here = slice(first, min(first + size, count))
+            # The last batch is filled up from the start: programs are for one batch size.
+            index = np.arange(first, first + size) % count
+            estimate, seconds = self._denoise(denoiser, t, index, conditional=conditional)
             estimate = estimate[: here.stop - first]
             if not np.isfinite(estimate).all():
                 raise FloatingPointError(f"an estimate at t = {t:g} is not finite")
@@ -329,17 +331,15 @@ class _Work:
         return self._states.load(name, new, check)
 
     def _denoise(
-        self, denoiser: Denoiser, t: float, first: int, *, conditional: bool
+        self, denoiser: Denoiser, t: float, index: Int[np.ndarray, " b"], *, conditional: bool
     ) -> tuple[Float[np.ndarray, "b h w c"], float]:
         """Estimates of a batch, and the seconds that each took."""
         alpha, sigma = (np.asarray(level) for level in denoiser.schedule(t))
-        # The last batch is filled up from the start: programs are for one batch size.
-        index = np.arange(first, first + self._batch_size) % len(self._x0)
         label = None if self._label is None or not conditional else self._label[index]
         x = alpha * self._x0[index] + sigma * self._noise[index]
         start = time.perf_counter()
         estimate = np.asarray(denoiser.denoise(x, t, label))
-        return estimate, (time.perf_counter() - start) / self._batch_size
+        return estimate, (time.perf_counter() - start) / len(index)
 
 
 def _told(
