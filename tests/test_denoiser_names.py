@@ -87,6 +87,8 @@ def test_crops_are_the_published_ones_at_their_noise_levels():
     assert max(parse_crops(None, schedule, 6).windows) == 6
     assert parse_crops("4", schedule, 32) == 4
     assert parse_crops("3,4,8", schedule, 32) == elsjax.WindowSchedule((3, 4, 8))
+    with pytest.raises(ValueError, match="crop='3,33' must be at most 32"):
+        parse_crops("3,33", schedule, 32)
     with pytest.raises(ValueError, match="crop='1.5' is not known"):
         parse_crops("1.5", schedule, 32)
 

@@ -103,7 +103,11 @@ def parse_crops(text: str | None, schedule: Schedule, side: int) -> WindowSchedu
       ValueError: if it is none of these.
     """
     if text is not None:
-        return _in_words(text, "crop", "numbers with commas between", step=1)
+        crops = _in_words(text, "crop", "numbers with commas between", step=1)
+        largest = crops if isinstance(crops, int) else max(crops.windows)
+        if largest > side:
+            raise ValueError(f"crop={_shown(text)} must be at most {side}, the side of the images")
+        return crops
     alpha, sigma = map(np.asarray, schedule(np.arange(1, _CROP_TIMES + 1) / _CROP_TIMES))
     level = np.log(sigma / np.maximum(alpha, np.finfo(alpha.dtype).tiny))
     nearest = np.abs(level[:, None] - np.log(_CROP_LEVELS)).argmin(1)
