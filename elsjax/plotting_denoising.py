@@ -76,12 +76,12 @@ def receptive_field_figure(
     parts = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.4 * rows, 3.5))[:, 0]
     axes = parts[0].subplots(rows, len(times), squeeze=False)
     for row, (name, maps) in zip(axes, fields.items(), strict=True):
-        for ax, t, one in zip(row, times, maps, strict=True):
+        for ax, one in zip(row, maps, strict=True):
             ax.imshow(one, cmap="magma", vmin=0, vmax=max(one.max(), np.finfo(float).tiny))
             ax.set(xticks=[], yticks=[])
-            if row is axes[0]:
-                ax.set_title(f"t = {t:g}", fontsize=8)
         row[0].set_ylabel(name, fontsize=8)
+    for ax, t in zip(axes[0], times, strict=True):
+        ax.set_title(f"t = {t:g}", fontsize=8)
     ax = parts[1].subplots()
     for number, (name, both) in enumerate(sides.items()):
         for column, (share, style) in enumerate((("50 %", "--"), ("90 %", "-"))):
