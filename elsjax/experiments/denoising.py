@@ -177,10 +177,7 @@ def study_denoising(
     found = {_UNIT: wiener, **networks, **denoisers}
     if len(found) != 1 + len(networks) + len(denoisers):
         raise ValueError(f"networks and denoisers must have names of their own, not {_UNIT!r}")
-    counts = dict.fromkeys(found, len(images)) | dict(num_images or {})
-    for name in counts:
-        checks.one_of("num_images", name, tuple(found))
-        checks.integer(f"num_images[{name!r}]", counts[name], 1, len(images))
+    counts = _counts(found, num_images or {}, len(images))
     x0 = to_float(images)
     noise = np.asarray(initial_noise(key, len(x0), x0.shape[1:]))
     _check(found, noise[:1], times, None if label is None else label[:1])
@@ -189,21 +186,15 @@ def study_denoising(
     seen: dict[str, list[np.ndarray]] = {}
     agreement: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for name, denoiser in found.items():
-        count = counts[name]
-        rows = []
-        for place, t in enumerate(times):
-            rows.append(
-                work.of(
-                    denoiser,
-                    f"{urllib.parse.quote(name, safe='')}-{place}",
-                    t,
-                    count,
-                    conditional=name != _UNIT,
-                    targets=[x0[place] for x0 in seen.values()] if name in denoisers else [],
-                    keep=name in networks,
-                    tell=_told(progress, name, place * count, len(times) * count),
-                )
-            )
+        rows = work.of_all_times(
+            name,
+            denoiser,
+            times,
+            counts[name],
+            targets=list(seen.values()) if name in denoisers else [],
+            keep=name in networks,
+            progress=progress,
+        )
         errors[name] = np.stack([row["error"] for row in rows])
         seconds[name] = np.array([float(row["seconds"]) for row in rows])
         if name in networks:
@@ -213,6 +204,17 @@ def study_denoising(
     unit = errors.pop(_UNIT)
     del seconds[_UNIT]
     return DenoisingStudy(np.asarray(times, float), unit, errors, agreement, seconds)
+
+
+def _counts(
+    denoisers: Mapping[str, Denoiser], num_images: Mapping[str, int], total: int
+) -> dict[str, int]:
+    """How many images each denoiser sees; raises ValueError if a name or a number is wrong."""
+    counts = dict.fromkeys(denoisers, total) | dict(num_images)
+    for name, count in counts.items():
+        checks.one_of("num_images", name, tuple(denoisers))
+        checks.integer(f"num_images[{name!r}]", count, 1, total)
+    return counts
 
 
 def _check(
@@ -254,6 +256,32 @@ class _Work:
     ) -> None:
         self._x0, self._noise, self._label = x0, noise, label
         self._batch_size, self._states = batch_size, states
+
+    def of_all_times(
+        self,
+        name: str,
+        denoiser: Denoiser,
+        times: Sequence[float],
+        count: int,
+        *,
+        targets: Sequence[Sequence[Float[np.ndarray, "m h w c"]]],
+        keep: bool,
+        progress: Callable[[str, int, int], None] | None,
+    ) -> list[dict[str, np.ndarray]]:
+        """`of` at each time; targets are the estimates of each network at each time."""
+        return [
+            self.of(
+                denoiser,
+                f"{urllib.parse.quote(name, safe='')}-{place}",
+                t,
+                count,
+                conditional=name != _UNIT,
+                targets=[estimates[place] for estimates in targets],
+                keep=keep,
+                tell=_told(progress, name, place * count, len(times) * count),
+            )
+            for place, t in enumerate(times)
+        ]
 
     def of(
         self,
