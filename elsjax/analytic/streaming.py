@@ -109,18 +109,7 @@ def _compiled(
 ) -> Float[Array, "b h w c"]:
     """`denoise` for a batch that is placed."""
     answer = functools.partial(_of_device, estimator, plan)
-    mesh = training_set.mesh
-    if mesh is None:
-        return answer(x, levels, training_set, ranges, constants)
-    samples, everywhere = jax.P(parallel.SAMPLE), jax.P()
-    of_ranges = samples if ranges is not None and ranges.ndim == 2 else everywhere
-    answer = jax.shard_map(
-        answer,
-        mesh=mesh,
-        in_specs=(samples, samples, training_set.partition_specs(), of_ranges, everywhere),
-        out_specs=samples,
-    )
-    return answer(x, levels, training_set, ranges, constants)
+    return shares.on_devices(answer, x, levels, training_set, ranges, constants, jax.P())
 
 
 def _of_device(

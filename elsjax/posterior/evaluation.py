@@ -81,19 +81,8 @@ def _compiled(
 ) -> dict[str, Array]:
     """`evaluate` for a batch that is placed."""
     answer = functools.partial(_of_device, dictionary, question, scheme)
-    mesh = training_set.mesh
-    if mesh is None:
-        return answer(x, levels, training_set, ranges, lookup)
-    samples, everywhere = jax.P(parallel.SAMPLE), jax.P()
-    of_ranges = samples if ranges is not None and ranges.ndim == 2 else everywhere
     of_lookup = None if lookup is None else lookup.partition_specs()
-    answer = jax.shard_map(
-        answer,
-        mesh=mesh,
-        in_specs=(samples, samples, training_set.partition_specs(), of_ranges, of_lookup),
-        out_specs=samples,
-    )
-    return answer(x, levels, training_set, ranges, lookup)
+    return shares.on_devices(answer, x, levels, training_set, ranges, lookup, of_lookup)
 
 
 def _of_device(

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -115,3 +115,39 @@ def placed(
     if ranges is not None:
         ranges = spread(ranges) if ranges.ndim == 2 else parallel.everywhere(ranges, mesh)
     return spread(x), Levels(*map(spread, levels)), ranges
+
+
+def on_devices(
+    answer: Callable[..., Any],
+    x: Float[Array, "b h w c"],
+    levels: Levels,
+    training_set: TrainingSet,
+    ranges: Int[Array, "2"] | Int[Array, "b 2"] | None,
+    more: Any,
+    of_more: Any,
+) -> Any:
+    """What each device answers of its share, for a batch that is placed.
+
+    Args:
+      answer: of x, levels, training set, ranges and more; its arrays are [B, ...].
+      x: noisy images.
+      levels: of each.
+      training_set: the training images.
+      ranges: of those that count, for all or for each; None for all.
+      more: what else there is to know.
+      of_more: how its arrays lie on the mesh, for `jax.shard_map`.
+
+    Returns:
+      The answer.
+    """
+    mesh = training_set.mesh
+    if mesh is not None:
+        samples, everywhere = jax.P(parallel.SAMPLE), jax.P()
+        of_ranges = samples if ranges is not None and ranges.ndim == 2 else everywhere
+        answer = jax.shard_map(
+            answer,
+            mesh=mesh,
+            in_specs=(samples, samples, training_set.partition_specs(), of_ranges, of_more),
+            out_specs=samples,
+        )
+    return answer(x, levels, training_set, ranges, more)
