@@ -37,6 +37,15 @@ from elsjax.training.config import TrainingConfig
 from elsjax.training.loop import check_data
 from elsjax.training.step import TrainingState
 
+NetworkName = Literal[
+    "resnet",
+    "resnet-small",
+    "unet",
+    "unet-small",
+    "attention-unet",
+    "attention-unet-small",
+    "residual-unet-small",
+]
 _PICTURED_SAMPLES = 16
 _PICTURED_STEPS = 20
 _MOST_CLASSES = 100_000  # a network has a row of weights for each
@@ -55,15 +64,7 @@ class Train:
         default_factory=DataOptions
     )
     """Training images."""
-    network: Literal[
-        "resnet",
-        "resnet-small",
-        "unet",
-        "unet-small",
-        "attention-unet",
-        "attention-unet-small",
-        "residual-unet-small",
-    ] = "unet-small"
+    network: NetworkName = "unet-small"
     """The paper's sizes, or small ones that train on a CPU in hours; residual-unet-small is
     attention-unet-small without its attention."""
     padding: Padding = "zeros"
