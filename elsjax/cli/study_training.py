@@ -186,19 +186,23 @@ class StudyTraining:
         """Training images of the network, and of the second, without their classes."""
         if not self.second:
             return [dataclasses.replace(self.data.load(), labels=None)]
-        limit = self.data.limit
-        both = self.data if limit is None else dataclasses.replace(self.data, limit=2 * limit)
-        data = both.load()
-        count = len(data) // 2 if limit is None else limit
-        if not 0 < 2 * count <= len(data):
+        limit, both = self.data.limit, self.data
+        if limit is not None:
+            both = dataclasses.replace(both, limit=2 * checks.positive_int("limit", limit))
+        try:
+            data = both.load()
+        except ValueError as error:
+            raise ValueError(f"second=True takes twice limit={limit} images: {error}") from error
+        count = len(data) // 2
+        if count < 1 or limit not in (None, count):
             raise ValueError(
-                f"limit={limit}: {self.data.dataset!r} has {len(data)} images; expected twice as "
-                "many as the limit, half of them for the second network; or pass --no-second"
+                f"second=True takes twice limit={limit} images; {self.data.dataset!r} has "
+                f"{len(data)}"
             )
         # Of a folder, images come class by class: every other one is of all classes.
-        step = 2 if Path(self.data.dataset).is_dir() else 1
-        order = np.arange(2 * count).reshape(-1, 2).T if step == 2 else np.arange(2 * count)
-        halves = order.reshape(2, count)
+        order = np.arange(2 * count)
+        by_class = Path(self.data.dataset).is_dir()
+        halves = order.reshape(count, 2).T if by_class else order.reshape(2, count)
         return [dataclasses.replace(data, pixels=data.pixels[half], labels=None) for half in halves]
 
     def _network(self, data: Dataset, place: int = 0) -> Network:
