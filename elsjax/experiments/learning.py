@@ -33,6 +33,7 @@ from elsjax.experiments.protocols import machine_grid
 from elsjax.experiments.sampling import ResumableSampler
 from elsjax.experiments.states import States
 from elsjax.process.denoisers import Denoiser
+from elsjax.references import Cited, Reference
 
 SECOND = "second network"
 """The name of the samples of the network that learned from other images."""
@@ -40,7 +41,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class LearningStudy:
+class LearningStudy(Cited):
     """A network at E steps of its training: its samples, its errors, its memory.
 
     Attributes:
@@ -74,6 +75,12 @@ class LearningStudy:
     nearest: Int[np.ndarray, "e b"]
     pieces: Float[np.ndarray, "e k 2"]
     reference_pieces: Mapping[str, Float[np.ndarray, "k 2"]]
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """What to cite for the criterion of memorization and for networks of other images."""
+        second = Reference("favero2025", "agreement of networks that learned from other images")
+        return (Reference("gu2023", "the criterion of memorization"), second)
 
     @property
     def others(self) -> dict[str, Float[np.ndarray, "e b h w c"]]:
