@@ -77,6 +77,25 @@ class WindowSchedule:
         return WindowSchedule(tuple(self(t) for t in times.tolist()))
 
 
+def at_least(window: WindowSchedule | int | None, side: int) -> WindowSchedule | int | None:
+    """A window that is nowhere smaller than a side: max(P(t), side).
+
+    Args:
+      window: the window P(t); None for the whole image.
+      side: the smallest side that it may have.
+
+    Returns:
+      The window, None where it was None.
+
+    Raises:
+      ValueError: if side is not a positive integer.
+    """
+    side = checks.positive_int("side", side)
+    if isinstance(window, WindowSchedule):
+        return WindowSchedule(tuple(max(one, side) for one in window.windows))
+    return None if window is None else max(window, side)
+
+
 # The tables published with Kamb & Ganguli (2025), calibrated on their networks, 32x32 images.
 _PUBLISHED = {
     "celeb_a/resnet/zeros": "3 3 3 5 5 5 5 5 7 7 9 9 9 11 11 11 13 15 19 19",

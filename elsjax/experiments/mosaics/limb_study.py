@@ -20,7 +20,7 @@ from elsjax.experiments.states import States
 from elsjax.machines import ScoreMachine
 from elsjax.posterior.dictionaries import Kind, Window
 from elsjax.process.denoisers import Denoiser
-from elsjax.process.windows import WindowSchedule
+from elsjax.process.windows import at_least
 
 TROUSERS = 1
 """Their class in FashionMNIST."""
@@ -102,7 +102,7 @@ class LimbStudy:
             mesh=mesh,
         )
         self._denoisers: dict[str, Denoiser] = {"network": network, kind: machine}
-        wide = _wide(machine_window)
+        wide = at_least(machine_window, WIDE)
         if wide != machine_window:
             self._denoisers[f"{kind}-wide"] = machine.with_window(wide)
         self._times, _ = machine_grid("late", num_steps, None)
@@ -136,10 +136,3 @@ class LimbStudy:
             excess = excess_limbs(of_source)
             found[name] = Rate(int(excess.sum()), len(excess))
         return found
-
-
-def _wide(window: Window) -> Window:
-    """The window where it is large enough, else `WIDE`."""
-    if isinstance(window, WindowSchedule):
-        return WindowSchedule(tuple(max(side, WIDE) for side in window.windows))
-    return None if window is None else max(window, WIDE)
