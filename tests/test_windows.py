@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import elsjax
-from elsjax.process.windows import PUBLISHED_WINDOWS, published_table
+from elsjax.process.windows import PUBLISHED_WINDOWS, at_least, published_table
 
 
 def test_published_tables_have_an_entry_for_every_step():
@@ -98,3 +98,10 @@ def test_the_table_of_a_data_set_and_a_kind_of_network():
 def test_a_window_is_of_one_time(t, message):
     with pytest.raises(ValueError, match=message):
         elsjax.published_windows("mnist/unet/zeros")(t)
+
+
+def test_a_window_is_at_least_a_side():
+    assert at_least(elsjax.WindowSchedule((3, 7, 5)), 5) == elsjax.WindowSchedule((5, 7, 5))
+    assert [at_least(window, 5) for window in (3, 7, None)] == [5, 7, None]
+    with pytest.raises(ValueError, match="side=0 must be an integer of at least 1"):
+        at_least(None, 0)

@@ -112,10 +112,11 @@ class SwitchingAccount:
         study = self._study
         columns: list[tuple[str, np.ndarray]] = []
         captions: list[list[str]] = [[] for _ in study.switches]
-        for order, title in self._titles.items():
+        for order in ORDERS:
+            first = self._machine if order == "machine-network" else "network"
             r = self._measures[order]["pearson_r"]
             for sample in range(min(_SHOWN, len(study.network))):
-                columns.append((title, study.images[order][:, sample]))
+                columns.append((f"{first} first", study.images[order][:, sample]))
                 for place, switch in enumerate(study.switches):
                     said = f"t = {study.times[switch]:.2g}, r = {_number(r[place, sample])}"
                     captions[place].append(said)
