@@ -227,8 +227,8 @@ def test_what_is_not_finite_is_an_error():
 
 # The command
 
-SMALL = ["study", "switch", "--window", "3,5,7", "--last-window", "5", "--num-samples", "3"]
-SMALL += ["--batch-size", "2", "--num-steps", "4", "--border", "2"]
+SMALL = ["study", "switch", "--window", "3,3,7", "--last-window", "7", "--num-samples", "2"]
+SMALL += ["--batch-size", "1", "--num-steps", "4", "--border", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -256,11 +256,11 @@ def test_the_command_writes_what_the_library_computes(
     # Two batches of two paths of 3 steps, and of two switches with 2 and 1 left; one step twice.
     assert len(steps) == 2 * (2 * 3 + 2 * (2 + 1)) + 1
     data = elsjax.load_dataset("mnist5k", limit=40, image_size=8)
-    window = elsjax.WindowSchedule((5, 5, 7))
+    window = elsjax.WindowSchedule((7, 7, 7))
     study = study_switching(
         elsjax.load_network(small_network),
         elsjax.ScoreMachine("bbels", data.pixels, window=window),
-        elsjax.initial_noise(jax.random.key(0), 3, (8, 8, 1)),
+        elsjax.initial_noise(jax.random.key(0), 2, (8, 8, 1)),
         num_steps=4,
         border=2,
     )
@@ -279,7 +279,7 @@ def test_the_command_writes_what_the_library_computes(
         change = row["pearson_r_change"]
         assert ("-" if change is None else f"{change:+.3f}") in line.split()
     assert printed[2].startswith("bbELS, then network")
-    assert json.loads((out / "config.json").read_text())["windows"] == [5, 5, 7]
+    assert json.loads((out / "config.json").read_text())["windows"] == [7, 7, 7]
     page = (out / "report.html").read_text()
     assert page.count("<figure>") == 2
     for name in ("switching.png", "examples.png"):
@@ -297,7 +297,7 @@ def test_the_command_writes_what_the_library_computes(
         (["--last-window", "4"], "last_window=4 must be an odd"),
         (["--border", "4"], "border=4 must be less than half of 8"),
         (["--tolerance", "0"], "tolerance=0.0 must lie in (0, 1)"),
-        (["--machine", "is"], "window='3,5,7' needs a machine that looks through windows"),
+        (["--machine", "is"], "window='3,3,7' needs a machine that looks through windows"),
         (["--machine", "nothing"], "nothing"),
         (["--window", "even"], "window='even' is not known"),
         (["--network", "nothing"], "network='nothing'"),
