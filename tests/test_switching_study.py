@@ -37,7 +37,7 @@ def _noise(count=3):
 
 
 def test_a_switch_of_a_denoiser_with_itself_changes_no_bit():
-    machine = _machine(window=elsjax.WindowSchedule((1, 3, 3, 5, 5)))
+    machine = _machine(window=elsjax.WindowSchedule((1, 3, 3, 3, 3)))
     times = np.array([4, 3, 2, 1, 0]) / 5
     alone = elsjax.sample(machine, _noise(), times=times)
     found = study_switching(machine, machine, _noise(), num_steps=5, border=1)

@@ -65,12 +65,13 @@ class SwitchingAccount:
         first, second = self._titles.values()
         sentences = [
             f"{count} samples from the same noise, drawn by {self._network} and by {self._machine} "
-            f"in turns: one takes the first steps of the reverse process (ddim, from t = "
-            f"{study.times[0]:g}), the other goes on from its state. Each is compared with the "
+            "in turns: one takes the first steps of the reverse process (ddim, from t = "
+            f"{study.times[0]:.3g}), the other goes on from its state. Each is compared with the "
             "network's own sample.",
-            "In the table: how many steps the first takes before the switch, the time t of the "
-            f"switch, and medians over the samples of Pearson's r. {first}: the first row is the "
-            f"network's own sample, the last one {self._machine}'s. {second}: the other way round.",
+            "In the table: how many steps are taken before the switch, the time t of the switch, "
+            f'and medians over the samples of Pearson\'s r. Of "{first}", the first row is the '
+            f'network\'s own sample and the last one that of {self._machine}; of "{second}", the '
+            "other way round.",
             "Change: median over the samples of the difference from the row above, which is due "
             "to the steps between the two switches.",
             f"Border: pixels within {study.border} of an edge; interior: all others; border's "
