@@ -256,13 +256,14 @@ def test_the_command_writes_what_the_library_computes(
     # Two batches of two paths of 3 steps, and of two switches with 2 and 1 left; one step twice.
     assert len(steps) == 2 * (2 * 3 + 2 * (2 + 1)) + 1
     data = elsjax.load_dataset("mnist5k", limit=40, image_size=8)
-    window = elsjax.WindowSchedule((7, 7, 7))
+    window, mesh = elsjax.WindowSchedule((7, 7, 7)), elsjax.make_mesh()
     study = study_switching(
-        elsjax.load_network(small_network),
-        elsjax.ScoreMachine("bbels", data.pixels, window=window),
+        elsjax.load_network(small_network).with_mesh(mesh),
+        elsjax.ScoreMachine("bbels", data.pixels, window=window, mesh=mesh),
         elsjax.initial_noise(jax.random.key(0), 2, (8, 8, 1)),
         num_steps=4,
         border=2,
+        batch_size=1,
     )
     with np.load(out / "study.npz") as archive:
         arrays = dict(archive)
