@@ -227,9 +227,8 @@ def test_wrong_input_is_one_line_and_leaves_nothing(refuses, words, options, mes
 
 def test_studies_are_a_group(refuses, capsys):
     assert cli.main(["study"]) == 2
-    assert (
-        "expected one of denoising, mosaics, receptive-field, switch, training" in capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "expected one of denoising, mosaics, receptive-field, switch, training" in told
     refuses(["study", "nothing"], "not understood: nothing")
     assert cli.parse(["study", "mosaics", "--steps", "9"]).steps == (9,)
 
