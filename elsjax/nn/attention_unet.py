@@ -26,31 +26,62 @@ class SelfAttention(nnx.Module):
       num_heads: number of heads.
       dtype: of the weights.
       rngs: keys for the weights.
+
+    Attributes:
+      even: every place attends evenly to all, whatever queries and keys are; False at first. See
+        `elsjax.experiments.attention.with_mean_attention`.
     """
 
     def __init__(self, channels: int, num_heads: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
         self.num_heads = num_heads
+        self.even = False
         self.norm = group_norm(channels, _num_groups(channels), dtype=dtype, rngs=rngs)
         self.query_key_value = linear(channels, 3 * channels, dtype=dtype, rngs=rngs)
         self.last = linear(channels, channels, zero=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Images of the same shape."""
+        query, key, value = self._query_key_value(x)
+        weights = self._weights(query, key)
+        mixed = jnp.einsum("bnqk,bknd->bqnd", weights, value, precision=PRECISION)
+        return x + self.last(mixed.reshape(x.shape))
+
+    def weights(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n h*w h*w"]:
+        """How much each place attends to each.
+
+        Args:
+          x: images, [B, H, W, C].
+
+        Returns:
+          The softmax over the last axis, [B, heads, H W, H W]: by place that attends, row by row,
+          and place that is attended to.
+        """
+        query, key, _ = self._query_key_value(x)
+        return self._weights(query, key)
+
+    def _query_key_value(
+        self, x: Float[Array, "b h w c"]
+    ) -> tuple[Float[Array, "b p n d"], Float[Array, "b p n d"], Float[Array, "b p n d"]]:
         batch, height, width, channels = x.shape
         shape = (batch, height * width, 3, self.num_heads, channels // self.num_heads)
         joint = self.query_key_value(self.norm(x)).reshape(shape)
-        query, key, value = joint[:, :, 0], joint[:, :, 1], joint[:, :, 2]
+        return joint[:, :, 0], joint[:, :, 1], joint[:, :, 2]
+
+    def _weights(
+        self, query: Float[Array, "b p n d"], key: Float[Array, "b p n d"]
+    ) -> Float[Array, "b n p p"]:
+        batch, places, heads, depth = query.shape
+        if self.even:
+            return jnp.full((batch, heads, places, places), 1 / places, query.dtype)
         # The one product here that feeds an exponential; in bfloat16 it is summed in float32.
         logits = jnp.einsum(
             "bqnd,bknd->bnqk",
             query,
             key,
             precision=jax.lax.Precision.HIGHEST,
-            preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+            preferred_element_type=jnp.promote_types(query.dtype, jnp.float32),
         )
-        weights = jax.nn.softmax(logits / shape[-1] ** 0.5, axis=-1).astype(x.dtype)
-        mixed = jnp.einsum("bnqk,bknd->bqnd", weights, value, precision=PRECISION)
-        return x + self.last(mixed.reshape(x.shape))
+        return jax.nn.softmax(logits / depth**0.5, axis=-1).astype(query.dtype)
 
 
 class AttentionBlock(nnx.Module):
