@@ -229,6 +229,9 @@ def test_studies_are_a_group(refuses, capsys):
     assert cli.main(["study"]) == 2
     told = capsys.readouterr().err
     assert "expected one of denoising, mosaics, receptive-field, switch, training" in told
+    assert (
+        "expected one of attention, denoising, mosaics, receptive-field" in capsys.readouterr().err
+    )
     refuses(["study", "nothing"], "not understood: nothing")
     assert cli.parse(["study", "mosaics", "--steps", "9"]).steps == (9,)
 

@@ -160,8 +160,15 @@ def check_count(name: str, value: int) -> None:
     checks.in_range(name, value, 1, MAX_COUNT)
 
 
-def load_network(network: str) -> Network:
+def load_network(network: str, name: str = "network") -> Network:
     """A network from the zoo or a file.
+
+    Args:
+      network: its name in the zoo, or its file.
+      name: of the option.
+
+    Returns:
+      The network.
 
     Raises:
       ValueError: if there is none, or it cannot be read.
@@ -170,12 +177,28 @@ def load_network(network: str) -> Network:
         return elsjax.load_pretrained(network)
     if Path(network).is_dir():
         raise ValueError(
-            f"network={network!r} is a folder; expected a file, such as the network.safetensors "
+            f"{name}={network!r} is a folder; expected a file, such as the network.safetensors "
             "of `elsjax train`"
         )
     if not Path(network).is_file():
-        raise ValueError(f"network={network!r} is neither a file nor one of {', '.join(zoo())}")
+        raise ValueError(f"{name}={network!r} is neither a file nor one of {', '.join(zoo())}")
     return elsjax.load_network(network)
+
+
+def check_alike(name: str, network: Network, first: Network) -> None:
+    """Raises ValueError unless networks denoise the same noisy images.
+
+    Args:
+      name: what to call the network.
+      network: the network.
+      first: the one that it is to be like.
+    """
+    for what in ("image_shape", "num_classes", "schedule"):
+        own, other = getattr(network, what), getattr(first, what)
+        if own != other:
+            raise ValueError(
+                f"{name} has {what}={own}, the first network {other}; expected the same"
+            )
 
 
 def check_images(network: Network, data: Dataset, dataset: str) -> None:

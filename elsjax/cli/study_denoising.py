@@ -15,6 +15,7 @@ from elsjax.cli.denoising_account import DenoisingAccount
 from elsjax.cli.experiment import (
     Experiment,
     OtherData,
+    check_alike,
     check_count,
     load_network,
     on_all_devices,
@@ -100,7 +101,8 @@ class StudyDenoising:
         self._check()
         networks = {name: load_network(name) for name in dict.fromkeys(self.network)}
         first = networks[self.network[0]]
-        _check_alike(networks, first)
+        for name, network in networks.items():
+            check_alike(f"network={name!r}", network, first)
         experiment = Experiment(self.network[0], self.data, seed=self.seed)
         options = experiment.data_options(first)
         names = self._names(first)
@@ -215,15 +217,3 @@ class StudyDenoising:
             **{name: list(v) if isinstance(v, tuple) else v for name, v in resolved.items()},
             **describe(data),
         }
-
-
-def _check_alike(networks: dict[str, Network], first: Network) -> None:
-    """Raises ValueError unless networks denoise the same noisy images."""
-    for name, network in networks.items():
-        for what in ("image_shape", "num_classes", "schedule"):
-            own, other = getattr(network, what), getattr(first, what)
-            if own != other:
-                raise ValueError(
-                    f"network={name!r} has {what}={own}, the first network {other}; expected the "
-                    "same"
-                )
