@@ -3,7 +3,10 @@
 Samples of a network and of copies of it whose attention is even, from the same noise, are held
 against those of a local machine and of the Wiener filter. Where attention is what makes a network
 more than the machine, copies without it agree better with the machine: over the whole image, or
-where the network attends to. (Kamb & Ganguli 2025, section 6, compare a network that has it.)
+where the network attends to. (Kamb & Ganguli 2025, figure 6, has samples of such a network.)
+
+The copies were not trained with even attention. What they lose is what a layer does in this
+network; what a network without attention would lack, one that was trained without it can tell.
 """
 
 import dataclasses
