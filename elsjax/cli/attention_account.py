@@ -77,8 +77,8 @@ class AttentionAccount:
             "which is local, and the Wiener filter.",
             f"Its attention layers, in the order in which they are applied: {layers}. In a row "
             "named after a layer every place attends evenly to all places there, with the weights "
-            "of the network; in mean-all it does so in all layers. It was not trained so: what is lost is "
-            "what the layer does in this network, not what one trained without it would lack.",
+            "of the network; in mean-all it does so in all layers. It was not trained so: what is "
+            "lost is what the layer does in this network, not what one trained without would lack.",
         ]
         if self._without is not None:
             sentences.append(f"The network without attention, trained so: {self._without}.")
