@@ -23,7 +23,7 @@ from elsjax.experiments.attention import (
     foreground,
     with_mean_attention,
 )
-from elsjax.experiments.measures import local_means, median_interval, pearson_r
+from elsjax.experiments.measures import known_median, local_means, pearson_r
 from elsjax.experiments.mosaics.resumable_pieces import ResumablePieces
 from elsjax.experiments.sampling import ResumableSampler
 from elsjax.experiments.states import States
@@ -306,13 +306,9 @@ def _count_pieces(
 
 def _summary(values: Float[np.ndarray, " b"]) -> dict[str, Any]:
     """Median of the values that are defined, its interval, and how many are not."""
-    known = values[~np.isnan(values)]
-    interval = median_interval(known)
-    return {
-        "median": float(np.median(known)) if len(known) else None,
-        "interval": None if interval is None else list(interval),
-        "num_undefined": len(values) - len(known),
-    }
+    median, interval = known_median(values)
+    undefined = int(np.isnan(values).sum())
+    return {"median": median, "interval": interval, "num_undefined": undefined}
 
 
 def _named(progress: Progress, name: str) -> Callable[[int, int], None]:

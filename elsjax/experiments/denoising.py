@@ -17,7 +17,7 @@ from jaxtyping import ArrayLike, Float, Int, Key, Real
 
 from elsjax import checks
 from elsjax.experiments.comparison import agreement_measures
-from elsjax.experiments.measures import median_interval
+from elsjax.experiments.measures import known_median
 from elsjax.experiments.states import States
 from elsjax.pixels import to_float
 from elsjax.process.denoisers import Denoiser
@@ -89,12 +89,8 @@ class DenoisingStudy:
         checks.one_of("name", name, tuple(self.agreement))
         checks.one_of("network", network, tuple(self.agreement[name]))
         checks.one_of("measure", measure, AGREEMENT)
-        rows = []
-        for values in self.agreement[name][network][measure]:
-            known = values[~np.isnan(values)]
-            median = float(np.median(known)) if len(known) else np.nan
-            rows.append((median, *(median_interval(known) or (np.nan, np.nan))))
-        return np.array(rows)
+        found = map(known_median, self.agreement[name][network][measure])
+        return np.array([(median, *(ends or (None, None))) for median, ends in found], float)
 
     def summary(self) -> list[dict[str, Any]]:
         """All of it, one row for each time and denoiser or network, as JSON values."""

@@ -25,7 +25,7 @@ from elsjax import checks
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.comparison import agreement_measures
 from elsjax.experiments.heldout import TIMES, heldout_error
-from elsjax.experiments.measures import median_interval
+from elsjax.experiments.measures import known_median
 from elsjax.experiments.memorization import memorized
 from elsjax.experiments.mosaics.limbs import wilson_interval
 from elsjax.experiments.mosaics.resumable_pieces import ResumablePieces
@@ -352,7 +352,6 @@ def _correlations(
 
 
 def _median(name: str, values: Float[np.ndarray, " n"]) -> dict[str, Any]:
-    """Median and interval of the values that are defined, by names; None where there is none."""
-    known = values[~np.isnan(values)]
-    median = float(np.median(known)) if len(known) else None
-    return {name: median, f"{name}_interval": median_interval(known)}
+    """Median of the values that are defined, and its interval, by their names in a row."""
+    median, interval = known_median(values)
+    return {name: median, f"{name}_interval": interval}

@@ -102,6 +102,24 @@ def median_interval(
     return (float(values[k - 1]), float(values[-k])) if k else None
 
 
+def known_median(
+    values: Float[np.ndarray, " n"],
+) -> tuple[float | None, tuple[float, float] | None]:
+    """Median of the values that are defined, and its exact 95 % interval.
+
+    Args:
+      values: independent values, [n]; NaN where one is undefined.
+
+    Returns:
+      The median, None where all are undefined, and its `median_interval`.
+
+    Raises:
+      ValueError: if a value is infinite, or values are not [n].
+    """
+    known = values[~np.isnan(values)]
+    return (float(np.median(known)) if len(known) else None), median_interval(known)
+
+
 def mean_interval(
     values: Float[np.ndarray, " n"], level: float = 0.95
 ) -> tuple[float, float] | None:

@@ -22,7 +22,7 @@ from jaxtyping import ArrayLike, Bool, Float, Int
 
 from elsjax import checks
 from elsjax.experiments.comparison import agreement_measures
-from elsjax.experiments.measures import median_interval, pearson_r
+from elsjax.experiments.measures import known_median, pearson_r
 from elsjax.experiments.protocols import machine_grid
 from elsjax.experiments.sampling import ResumableSampler
 from elsjax.experiments.states import States
@@ -300,9 +300,5 @@ def _interior(height: int, width: int, border: int) -> Bool[np.ndarray, "h w"]:
 
 def _medians(values: Float[np.ndarray, "k b"]) -> Float[np.ndarray, "k 3"]:
     """Medians of the known values and their 95 % intervals; NaN where there is none."""
-    rows = []
-    for one in values:
-        known = one[~np.isnan(one)]
-        median = float(np.median(known)) if len(known) else np.nan
-        rows.append((median, *(median_interval(known) or (np.nan, np.nan))))
-    return np.array(rows)
+    found = map(known_median, values)
+    return np.array([(median, *(ends or (None, None))) for median, ends in found], float)
