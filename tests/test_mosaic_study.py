@@ -12,8 +12,8 @@ from small_inputs import PIXELS, machine, trousers
 
 import elsjax
 from elsjax import cli
-from elsjax.cli.mosaic_account import MosaicAccount
-from elsjax.cli.study import StudyMosaics
+from elsjax.cli.studies import StudyMosaics
+from elsjax.cli.studies.mosaics_account import MosaicAccount
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.heldout import heldout_images
 from elsjax.experiments.mosaics.findings import median

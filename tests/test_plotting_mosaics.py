@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from elsjax import plotting_mosaics
 from elsjax.experiments.mosaics.pieces import Pieces
+from elsjax.plotting import mosaics as mosaic_plots
 
 
 def of_counts(*covered, side=4):
@@ -24,7 +24,7 @@ def lines(ax):
 
 
 def test_dots_are_numbers_of_pieces():
-    figure = plotting_mosaics.pieces_figure(PIECES, (0.1, 0.2))
+    figure = mosaic_plots.pieces_figure(PIECES, (0.1, 0.2))
     strict, loose = figure.axes
     assert [ax.get_title() for ax in figure.axes] == ["ε = 0.1", "ε = 0.2"]
     assert [[y for _, y in line] for line in lines(strict)] == [[1], [1, 1], [2, 0], [1, 1]]
@@ -34,7 +34,7 @@ def test_dots_are_numbers_of_pieces():
 
 
 def test_lines_are_shares_covered():
-    strict, loose = plotting_mosaics.coverage_figure(PIECES, (0.1, 0.2)).axes
+    strict, loose = mosaic_plots.coverage_figure(PIECES, (0.1, 0.2)).axes
     assert lines(strict) == [[[1, 1]], [[1, 0.5], [2, 0.75]], []]
     assert lines(loose)[1:] == [[[1, 9 / 16], [2, 1]], [[1, 1 / 16]]]
     assert [text.get_text() for text in loose.get_legend().get_texts()] == ["real", "drawn"]
@@ -42,7 +42,7 @@ def test_lines_are_shares_covered():
 
 def test_consistency_is_drawn_against_steps():
     shares = {"drawn": {80: np.array([0.5, 0.9, 0.7]), 20: np.array([0.2, 0.4, 0.1])}}
-    (ax,) = plotting_mosaics.consistency_figure(shares, 0.1).axes
+    (ax,) = mosaic_plots.consistency_figure(shares, 0.1).axes
     assert lines(ax) == [[[20, pytest.approx(0.2)], [80, 0.7]]]
     assert ax.get_ylabel().endswith("consistent up to 0.1")
 
@@ -50,7 +50,7 @@ def test_consistency_is_drawn_against_steps():
 def test_pieces_are_pictured_beside_their_images():
     images = {name: np.full((len(rows[0]), 4, 4, 1), 0.5) for name, rows in PIECES.items()}
     pieces = {name: rows[0] for name, rows in PIECES.items()}
-    figure = plotting_mosaics.pictured_pieces_figure(images, pieces)
+    figure = mosaic_plots.pictured_pieces_figure(images, pieces)
     assert len(figure.axes) == 8
     shown = np.asarray(figure.axes[3].images[0].get_array())  # of the first drawn image
     colors = [tuple(color) for color in shown.reshape(16, 3)]

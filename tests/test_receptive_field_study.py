@@ -38,7 +38,7 @@ def test_the_command_writes_what_the_library_computes(
             raise KeyboardInterrupt
         return receptive_field(*arguments)
 
-    monkeypatch.setattr("elsjax.cli.study_receptive_field.receptive_field", interrupted)
+    monkeypatch.setattr("elsjax.cli.studies.receptive_field.receptive_field", interrupted)
     assert cli.main([*words, "--out", str(out)]) == 130
     assert cli.main([*words, "--out", str(out)]) == 0
     assert len(calls) == 5  # what was done before is not done again

@@ -20,7 +20,7 @@ from elsjax.cli.datasets import Datasets
 from elsjax.cli.import_torch import ImportTorch
 from elsjax.cli.mosaic import Mosaic
 from elsjax.cli.sample import Sample
-from elsjax.cli.study import Study
+from elsjax.cli.studies import Study
 from elsjax.cli.train import Train
 from elsjax.cli.zoo import Zoo
 from elsjax.storage import cache_folder

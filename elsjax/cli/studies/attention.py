@@ -9,7 +9,6 @@ import tyro
 
 from elsjax import checks
 from elsjax.cli.account import print_table, save_report
-from elsjax.cli.attention_account import AttentionAccount
 from elsjax.cli.denoisers import DenoiserName, DenoiserOptions, indexed
 from elsjax.cli.experiment import (
     Experiment,
@@ -20,6 +19,7 @@ from elsjax.cli.experiment import (
     on_all_devices,
 )
 from elsjax.cli.progress import bars
+from elsjax.cli.studies.attention_account import AttentionAccount
 from elsjax.cli.window import network_window, window_list
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.attention import attention_layers

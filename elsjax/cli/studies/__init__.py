@@ -4,12 +4,12 @@ from typing import Annotated
 
 import tyro
 
-from elsjax.cli.study_attention import StudyAttention
-from elsjax.cli.study_denoising import StudyDenoising
-from elsjax.cli.study_mosaics import StudyMosaics
-from elsjax.cli.study_receptive_field import StudyReceptiveField
-from elsjax.cli.study_switch import StudySwitch
-from elsjax.cli.study_training import StudyTraining
+from elsjax.cli.studies.attention import StudyAttention
+from elsjax.cli.studies.denoising import StudyDenoising
+from elsjax.cli.studies.mosaics import StudyMosaics
+from elsjax.cli.studies.receptive_field import StudyReceptiveField
+from elsjax.cli.studies.switch import StudySwitch
+from elsjax.cli.studies.training import StudyTraining
 
 Study = (
     Annotated[StudyAttention, tyro.conf.subcommand("attention")]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from elsjax.cli.account import FEWEST_FOR_INTERVAL, median_cell
 from elsjax.experiments.attention_study import MEASURES, NETWORK, AttentionStudy
 from elsjax.pages import DENOISERS, Picture
-from elsjax.plotting_attention import attention_agreement_figure, attention_samples_figure
+from elsjax.plotting.attention import attention_agreement_figure, attention_samples_figure
 
 _TITLES = {
     "r": "r",

@@ -18,8 +18,8 @@ from elsjax.cli.account import print_table, save_report
 from elsjax.cli.data import DataOptions, describe, images_sha256
 from elsjax.cli.denoisers import DenoiserName, DenoiserOptions, indexed
 from elsjax.cli.experiment import MAX_COUNT, check_count, on_all_devices
-from elsjax.cli.learning_account import LearningAccount
 from elsjax.cli.progress import bars
+from elsjax.cli.studies.training_account import LearningAccount
 from elsjax.cli.train import NetworkName
 from elsjax.cli.window import network_window, window_list
 from elsjax.data.datasets import Dataset

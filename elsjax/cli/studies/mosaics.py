@@ -19,8 +19,8 @@ from elsjax.cli.experiment import (
     load_network,
     on_all_devices,
 )
-from elsjax.cli.mosaic_account import MosaicAccount
 from elsjax.cli.progress import bars
+from elsjax.cli.studies.mosaics_account import MosaicAccount
 from elsjax.cli.window import network_window, window_list
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.counterparts import own_kind

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from elsjax import plotting_mosaics
 from elsjax.cli.account import FEWEST_FOR_INTERVAL, median_cell
 from elsjax.experiments.mosaics.findings import MosaicStudy
 from elsjax.experiments.mosaics.limb_study import WIDE
 from elsjax.experiments.mosaics.toy import consistent_images, entropy_per_pixel
 from elsjax.pages import MACHINES, Picture
+from elsjax.plotting import mosaics as mosaic_plots
 
 _PICTURED = 4  # images of each source
 _TOY_SIDES, _TOY_WIDTHS = (3, 4, 5), (3, 4, 5, 6)
@@ -132,27 +132,27 @@ class MosaicAccount:
                 "pieces.png",
                 "Pieces that explain an image: a dot for each image, a line for the median.",
                 "Number of pieces of each image, by source, a panel for each tolerance.",
-                plotting_mosaics.pieces_figure(pieces, study.tolerance),
+                mosaic_plots.pieces_figure(pieces, study.tolerance),
             ),
             Picture(
                 "coverage.png",
                 "How much of an image its first pieces cover, the largest first.",
                 "Share of the pixels covered against the number of pieces, a line for each image.",
-                plotting_mosaics.coverage_figure(pieces, study.tolerance),
+                mosaic_plots.coverage_figure(pieces, study.tolerance),
             ),
             Picture(
                 "consistency.png",
                 "Share of the pixels that are those of the nearest patch: medians, and from the "
                 "smallest to the largest.",
                 "Share of consistent pixels against the number of steps, a line for each source.",
-                plotting_mosaics.consistency_figure(shares, strictest),
+                mosaic_plots.consistency_figure(shares, strictest),
             ),
             Picture(
                 "pictures.png",
                 f"Images and their pieces at ε = {max(study.tolerance):g}, a colour for each; "
                 "grey is in none. Below, the number of pieces, and how much they cover if not all.",
                 "Images of each source, each with a map of its pieces beside it.",
-                plotting_mosaics.pictured_pieces_figure(
+                mosaic_plots.pictured_pieces_figure(
                     {_NAMES[n]: s.images[:_PICTURED] for n, s in study.sources.items()},
                     {_NAMES[n]: s.pieces[loosest][:_PICTURED] for n, s in study.sources.items()},
                 ),

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from elsjax.cli.account import FEWEST_FOR_INTERVAL
 from elsjax.experiments.denoising import AGREEMENT, DenoisingStudy
 from elsjax.pages import DENOISERS, Picture
-from elsjax.plotting_denoising import denoising_figure
+from elsjax.plotting.denoising import denoising_figure
 
 _MEASURES = {"pearson_r": "r", "r2": "R²", "high_pass_r2": "high-pass R²"}
 

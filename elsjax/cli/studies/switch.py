@@ -11,7 +11,7 @@ from elsjax.cli.account import print_table, save_report
 from elsjax.cli.denoisers import DenoiserName, DenoiserOptions, indexed, sees_window
 from elsjax.cli.experiment import Experiment, OtherData, check_count, load_network, on_all_devices
 from elsjax.cli.progress import bars
-from elsjax.cli.switching_account import SwitchingAccount
+from elsjax.cli.studies.switch_account import SwitchingAccount
 from elsjax.cli.window import network_window, window_list
 from elsjax.experiments.counterparts import own_kind
 from elsjax.experiments.runs import Run

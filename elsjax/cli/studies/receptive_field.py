@@ -21,7 +21,7 @@ from elsjax.experiments.runs import Run
 from elsjax.experiments.states import States
 from elsjax.pages import DENOISERS, Picture
 from elsjax.parallel import use_all_cores
-from elsjax.plotting_denoising import receptive_field_figure
+from elsjax.plotting.denoising import receptive_field_figure
 from elsjax.process.denoisers import Denoiser
 from elsjax.process.windows import WindowSchedule
 

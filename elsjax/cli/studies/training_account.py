@@ -9,7 +9,7 @@ from elsjax.data.datasets import Dataset
 from elsjax.experiments.learning import LearningStudy
 from elsjax.pages import DENOISERS, Picture
 from elsjax.plotting import sample_figure
-from elsjax.plotting_learning import learning_figure
+from elsjax.plotting.learning import learning_figure
 
 _PICTURED = 8
 

@@ -11,7 +11,6 @@ from elsjax import checks
 from elsjax.cli.account import print_table, save_report
 from elsjax.cli.data import DataOptions, describe
 from elsjax.cli.denoisers import DenoiserName, DenoiserOptions, indexed, sees_window
-from elsjax.cli.denoising_account import DenoisingAccount
 from elsjax.cli.experiment import (
     Experiment,
     OtherData,
@@ -21,6 +20,7 @@ from elsjax.cli.experiment import (
     on_all_devices,
 )
 from elsjax.cli.progress import bars
+from elsjax.cli.studies.denoising_account import DenoisingAccount
 from elsjax.cli.window import network_window, window_list
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.counterparts import own_kind

@@ -10,7 +10,7 @@ from elsjax.cli.account import FEWEST_FOR_INTERVAL, median_cell
 from elsjax.experiments.switching import ORDERS, Order, SwitchingStudy
 from elsjax.pages import DENOISERS, Picture
 from elsjax.plotting import sample_figure
-from elsjax.plotting_switching import switching_figure
+from elsjax.plotting.switching import switching_figure
 
 _PLACES = {"pearson_r": "all pixels", "border_r": "border", "interior_r": "interior"}
 _SHOWN = 4  # samples in the picture
