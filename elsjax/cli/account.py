@@ -9,7 +9,7 @@ from jaxtyping import Float
 import elsjax
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.runs import Run
-from elsjax.pages import Picture, mosaic_page, page_name, report_page
+from elsjax.pages import DENOISERS, Picture, mosaic_page, page_name, report_page
 
 FEWEST_FOR_INTERVAL = 6
 """Values whose extremes hold the median with a probability of 95 %."""
@@ -33,6 +33,11 @@ def print_table(table: Sequence[Sequence[str]]) -> None:
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for line in table:
         print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
+
+
+def denoiser_title(name: str) -> str:
+    """A denoiser for readers; a network keeps its name."""
+    return DENOISERS[name].name if name in DENOISERS else name
 
 
 def median_cell(

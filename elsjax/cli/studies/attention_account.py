@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from elsjax.cli.account import FEWEST_FOR_INTERVAL, median_cell
+from elsjax.cli.account import FEWEST_FOR_INTERVAL, denoiser_title, median_cell
 from elsjax.experiments.attention_study import MEASURES, NETWORK, AttentionStudy
-from elsjax.pages import DENOISERS, Picture
+from elsjax.pages import Picture
 from elsjax.plotting.attention import attention_agreement_figure, attention_samples_figure
 
 _TITLES = {
@@ -46,13 +46,13 @@ class AttentionAccount:
     def table(self) -> list[list[str]]:
         """Agreement of networks with machines and with the network as text, with a header."""
         study = self._study
-        machines = [_title(name) for name in study.machines]
+        machines = [denoiser_title(name) for name in study.machines]
         head = [part for name in machines for part in (name, f"{name}, less the network's")]
         pieces = {row["name"]: row["pieces"] for row in self.rows["pieces"]}
         table = [["samples", "what", *head, "the network", *(["pieces"] if pieces else [])]]
         for measure in MEASURES:
             for name in study.agreement:
-                row = [_title(name), _TITLES[measure]]
+                row = [denoiser_title(name), _TITLES[measure]]
                 for target in study.machines:
                     row.append(self._cell(name, target, measure))
                     row.append(self._cell(name, target, measure, "difference_"))
@@ -62,7 +62,7 @@ class AttentionAccount:
                 table.append(row)
         if pieces:
             for name in study.machines:
-                table.append([_title(name), *(["-"] * (len(head) + 2)), self._pieces(name)])
+                table.append([denoiser_title(name), *(["-"] * (len(head) + 2)), self._pieces(name)])
         return table
 
     def paragraphs(self) -> list[str]:
@@ -105,13 +105,17 @@ class AttentionAccount:
         names = list(study.agreement)
         panels = {
             _TITLES[measure]: {
-                _title(target): np.array([self._point(name, target, measure) for name in names])
+                denoiser_title(target): np.array(
+                    [self._point(name, target, measure) for name in names]
+                )
                 for target in (*study.machines, NETWORK)
             }
             for measure in MEASURES
         }
-        agreement = attention_agreement_figure([_title(name) for name in names], panels)
-        shown = {_title(name): images[:_MOST_SHOWN] for name, images in study.images.items()}
+        agreement = attention_agreement_figure([denoiser_title(name) for name in names], panels)
+        shown = {
+            denoiser_title(name): images[:_MOST_SHOWN] for name, images in study.images.items()
+        }
         samples = attention_samples_figure(study.maps.mean(0)[:_MOST_SHOWN], shown)
         return [
             Picture(
@@ -152,11 +156,6 @@ class AttentionAccount:
         row = self._found.get((name, target, measure), {"median": None, "interval": None})
         values = (row["median"], *(row["interval"] or (None, None)))
         return np.array([np.nan if value is None else value for value in values])
-
-
-def _title(name: str) -> str:
-    """A denoiser for readers; a network keeps its name."""
-    return DENOISERS[name].name if name in DENOISERS else name
 
 
 def _number(value: float | None) -> str:

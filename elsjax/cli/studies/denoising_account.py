@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Float
 
-from elsjax.cli.account import FEWEST_FOR_INTERVAL
+from elsjax.cli.account import FEWEST_FOR_INTERVAL, denoiser_title
 from elsjax.experiments.denoising import AGREEMENT, DenoisingStudy
-from elsjax.pages import DENOISERS, Picture
+from elsjax.pages import Picture
 from elsjax.plotting.denoising import denoising_figure
 
 _MEASURES = {"pearson_r": "r", "r2": "R²", "high_pass_r2": "high-pass R²"}
@@ -34,7 +34,7 @@ class DenoisingAccount:
 
         def add(name: str, what: str, values: Float[np.ndarray, " t"]) -> None:
             count = str(study.errors[name].shape[1])
-            table.append([_title(name), count, what, *map(_number, values)])
+            table.append([denoiser_title(name), count, what, *map(_number, values)])
 
         for name in study.errors:
             add(name, "error / Wiener", study.relative(name)[:, 0])
@@ -70,10 +70,11 @@ class DenoisingAccount:
     def pictures(self) -> list[Picture]:
         """The figure of the report."""
         study = self._study
-        errors = {_title(name): study.relative(name) for name in study.errors}
+        errors = {denoiser_title(name): study.relative(name) for name in study.errors}
         agreement = {
             network: {
-                _title(name): study.median_agreement(name, network) for name in study.agreement
+                denoiser_title(name): study.median_agreement(name, network)
+                for name in study.agreement
             }
             for network in self._networks
         }
@@ -83,11 +84,6 @@ class DenoisingAccount:
         )
         alt = "Held-out error over t, and correlation with the networks, a line for each denoiser."
         return [Picture("denoising.png", caption, alt, figure)]
-
-
-def _title(name: str) -> str:
-    """A denoiser for readers; a network keeps its name."""
-    return DENOISERS[name].name if name in DENOISERS else name
 
 
 def _number(value: float) -> str:

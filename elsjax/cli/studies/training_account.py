@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from elsjax.cli.account import FEWEST_FOR_INTERVAL
+from elsjax.cli.account import FEWEST_FOR_INTERVAL, denoiser_title
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.learning import LearningStudy
-from elsjax.pages import DENOISERS, Picture
+from elsjax.pages import Picture
 from elsjax.plotting import sample_figure
 from elsjax.plotting.learning import learning_figure
 
@@ -38,9 +38,9 @@ class LearningAccount:
         keys = {"step": "step", "training_error": "training error"}
         if study.heldout is not None:
             keys["heldout_error"] = "held-out error"
-        keys |= {f"r_{name}": f"r, {_title(name)}" for name in study.others}
+        keys |= {f"r_{name}": f"r, {denoiser_title(name)}" for name in study.others}
         keys |= {
-            f"partial_r_{name}": f"partial r, {_title(name)}"
+            f"partial_r_{name}": f"partial r, {denoiser_title(name)}"
             for name in study.others
             if name != study.machine
         }
@@ -52,7 +52,7 @@ class LearningAccount:
     def paragraphs(self) -> list[str]:
         """The text of the report."""
         study, count = self._study, self._study.samples.shape[1]
-        machine = _title(study.machine)
+        machine = denoiser_title(study.machine)
         sentences = [
             f"A network is trained on {len(self._data):,} images, {self._batch_size} in a step. At "
             f"{len(study.steps)} steps it paints {count} samples from always the same noise. So do "
@@ -73,7 +73,7 @@ class LearningAccount:
             )
         if study.pieces.shape[1]:
             beside = ", ".join(
-                f"{_title(name)} {np.median(found[:, 0]):g}"
+                f"{denoiser_title(name)} {np.median(found[:, 0]):g}"
                 for name, found in study.reference_pieces.items()
             )
             sentences.append(
@@ -88,11 +88,11 @@ class LearningAccount:
     def pictures(self) -> list[Picture]:
         """The figures of the report."""
         study = self._study
-        titles = {name: _title(name) for name in study.others}
+        titles = {name: denoiser_title(name) for name in study.others}
         curves = Picture(
             "learning.png",
             "A network as it is trained. Above: what predicts its samples, and what they go to "
-            f"where they leave {_title(study.machine)}. Below: memory and errors.",
+            f"where they leave {denoiser_title(study.machine)}. Below: memory and errors.",
             "Lines over the steps of training, on a logarithmic scale.",
             learning_figure(study, self.rows, titles),
         )
@@ -102,9 +102,11 @@ class LearningAccount:
         ]
         nearest = self._data.images[study.nearest[-1, :_PICTURED]]
         columns.append(("nearest", nearest))
-        columns += [(_title(name), images[:_PICTURED]) for name, images in study.denoisers.items()]
+        columns += [
+            (denoiser_title(name), images[:_PICTURED]) for name, images in study.denoisers.items()
+        ]
         if study.second is not None:
-            columns.append((_title("second network"), study.second[-1, :_PICTURED]))
+            columns.append((denoiser_title("second network"), study.second[-1, :_PICTURED]))
         samples = Picture(
             "samples.png",
             "A row for each noise. From left to right: the network as it is trained, the training "
@@ -113,11 +115,6 @@ class LearningAccount:
             sample_figure(columns),
         )
         return [curves, samples]
-
-
-def _title(name: str) -> str:
-    """A denoiser for readers."""
-    return DENOISERS[name].name if name in DENOISERS else name
 
 
 def _number(value: Any) -> str:
