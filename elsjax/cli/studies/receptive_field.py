@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 import elsjax
 from elsjax import checks
-from elsjax.cli.account import print_table, save_report
+from elsjax.cli.account import denoiser_title, print_table, save_report
 from elsjax.cli.experiment import Experiment, OtherData, check_count, load_network
 from elsjax.cli.progress import bar
 from elsjax.cli.window import network_window, window_list
@@ -19,7 +19,7 @@ from elsjax.experiments.heldout import TIMES
 from elsjax.experiments.receptive_field import receptive_field, side_of_mass
 from elsjax.experiments.runs import Run
 from elsjax.experiments.states import States
-from elsjax.pages import DENOISERS, Picture
+from elsjax.pages import Picture
 from elsjax.parallel import use_all_cores
 from elsjax.plotting.denoising import receptive_field_figure
 from elsjax.process.denoisers import Denoiser
@@ -158,10 +158,7 @@ class _Account:
         windows: Float[np.ndarray, " t"],
     ) -> None:
         self._network, self._times, self._windows = network, times, windows
-        self._fields = {
-            DENOISERS[name].name if name in DENOISERS else name: maps
-            for name, maps in fields.items()
-        }
+        self._fields = {denoiser_title(name): maps for name, maps in fields.items()}
         self._sides = {
             name: np.array([[side_of_mass(one, share) for share in _SHARES] for one in maps])
             for name, maps in self._fields.items()
