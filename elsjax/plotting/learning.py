@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from elsjax.experiments.learning import LearningStudy
 
@@ -44,6 +44,7 @@ def learning_figure(
     _draw(axes["error"], rows, "heldout_error", "held-out images", "C3")
     axes["error"].set_title("error, in units of the Wiener filter's", fontsize=9)
     axes["error"].set_yscale("log")
+    axes["error"].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes["error"].yaxis.set_major_formatter(_PLAIN)
     axes["error"].yaxis.set_minor_formatter(NullFormatter())
     _draw(axes["pieces"], rows, "pieces", "samples of the network", "C4")
