@@ -53,6 +53,7 @@ class LearningAccount:
         """The text of the report."""
         study, count = self._study, self._study.samples.shape[1]
         machine = denoiser_title(study.machine)
+        unit = "training" if study.heldout is None else "held-out"
         sentences = [
             f"A network is trained on {len(self._data):,} images, {self._batch_size} in a step. At "
             f"{len(study.steps)} steps it paints {count} samples from always the same noise. So do "
@@ -64,7 +65,7 @@ class LearningAccount:
             "to any other (Gu et al. 2023); with shifts, where an image and its circular shifts "
             "are the same.",
             "Errors: mean square of the estimate less the image, in units of that of the Wiener "
-            "filter of the training images on held-out images, mean over ten noise levels.",
+            f"filter of the training images on {unit} images, mean over ten noise levels.",
         ]
         if study.second is not None:
             sentences.append(
