@@ -8,7 +8,7 @@ import numpy as np
 import tyro
 
 from elsjax import checks
-from elsjax.cli.account import print_table, save_report
+from elsjax.cli.account import save_report
 from elsjax.cli.denoisers import DenoiserName, DenoiserOptions, indexed
 from elsjax.cli.experiment import (
     Experiment,
@@ -20,6 +20,7 @@ from elsjax.cli.experiment import (
 )
 from elsjax.cli.progress import bars
 from elsjax.cli.studies.attention_account import AttentionAccount
+from elsjax.cli.studies.command import StudyCommand
 from elsjax.cli.window import network_window, window_list
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.attention import attention_layers
@@ -36,7 +37,7 @@ from elsjax.process.denoisers import Denoiser
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyAttention:
+class StudyAttention(StudyCommand[AttentionAccount]):
     """What does attention add to a network? Samples of it with and without, beside its machine's.
 
     From the same noise: the network, copies of it in which one attention layer, or all, attend
@@ -79,18 +80,6 @@ class StudyAttention:
     """Folder to write."""
     overwrite: bool = False
     """Replace the folder if it exists."""
-
-    def __call__(self) -> None:
-        """Runs the command.
-
-        Raises:
-          ValueError: if an option does not fit, before anything is computed or written.
-          FloatingPointError: if a sample is not finite.
-        """
-        with Run(self.out, overwrite=self.overwrite) as run:
-            account = self._run(run)
-        print_table(account.table())
-        print(f"open {self.out / 'report.html'}")
 
     def _run(self, run: Run) -> AttentionAccount:
         """Writes the results; returns what is to be said of them."""

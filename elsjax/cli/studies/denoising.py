@@ -8,7 +8,7 @@ import tyro
 
 import elsjax
 from elsjax import checks
-from elsjax.cli.account import print_table, save_report
+from elsjax.cli.account import save_report
 from elsjax.cli.data import DataOptions, describe
 from elsjax.cli.denoisers import DenoiserName, DenoiserOptions, indexed, sees_window
 from elsjax.cli.experiment import (
@@ -20,6 +20,7 @@ from elsjax.cli.experiment import (
     on_all_devices,
 )
 from elsjax.cli.progress import bars
+from elsjax.cli.studies.command import StudyCommand
 from elsjax.cli.studies.denoising_account import DenoisingAccount
 from elsjax.cli.window import network_window, window_list
 from elsjax.data.datasets import Dataset
@@ -34,7 +35,7 @@ from elsjax.process.denoisers import Denoiser
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyDenoising:
+class StudyDenoising(StudyCommand[DenoisingAccount]):
     """Which denoiser is good, and which one explains a network? Both, for the same noisy images.
 
     Held-out images are denoised at each noise level by networks and analytic denoisers. Tells how
@@ -83,18 +84,6 @@ class StudyDenoising:
     """Folder to write."""
     overwrite: bool = False
     """Replace the folder if it exists."""
-
-    def __call__(self) -> None:
-        """Runs the command.
-
-        Raises:
-          ValueError: if an option does not fit, before anything is computed or written.
-          FloatingPointError: if an estimate is not finite.
-        """
-        with Run(self.out, overwrite=self.overwrite) as run:
-            account = self._run(run)
-        print_table(account.table())
-        print(f"open {self.out / 'report.html'}")
 
     def _run(self, run: Run) -> DenoisingAccount:
         """Writes the results; returns what is to be said of them."""

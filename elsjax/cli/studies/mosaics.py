@@ -9,7 +9,7 @@ import tyro
 
 import elsjax
 from elsjax import checks
-from elsjax.cli.account import print_table, save_report
+from elsjax.cli.account import save_report
 from elsjax.cli.experiment import (
     MAX_COUNT,
     Experiment,
@@ -20,6 +20,7 @@ from elsjax.cli.experiment import (
     on_all_devices,
 )
 from elsjax.cli.progress import bars
+from elsjax.cli.studies.command import StudyCommand
 from elsjax.cli.studies.mosaics_account import MosaicAccount
 from elsjax.cli.window import network_window, window_list
 from elsjax.data.datasets import Dataset
@@ -36,7 +37,7 @@ _ALL = 100_000  # more images than a split has
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyMosaics:
+class StudyMosaics(StudyCommand[MosaicAccount]):
     """Are samples mosaics of training images? Samples of network and machines, and held-out images.
 
     Counts the fewest pieces of training images that explain each, and the pixels that are those of
@@ -72,20 +73,6 @@ class StudyMosaics:
     """Folder to write."""
     overwrite: bool = False
     """Replace the folder if it exists."""
-
-    def __call__(self) -> None:
-        """Runs the command.
-
-        Raises:
-          ValueError: if an option does not fit, before anything is computed or written.
-          FloatingPointError: if a sample is not finite.
-        """
-        with Run(self.out, overwrite=self.overwrite) as run:
-            account = self._run(run)
-        print_table(account.table())
-        for sentence in account.remarks():
-            print(sentence)
-        print(f"open {self.out / 'report.html'}")
 
     def _run(self, run: Run) -> MosaicAccount:
         """Writes the results; returns what is to be said of them."""
@@ -154,6 +141,12 @@ class StudyMosaics:
         for steps in self.steps:
             checks.integer("steps", steps, 2, MAX_COUNT)
         checks.seed("seed", self.seed)
+
+    def _print(self, account: MosaicAccount) -> None:
+        """See `StudyCommand`."""
+        super()._print(account)
+        for sentence in account.remarks():
+            print(sentence)
 
     def _trousers(self, network: Network, data: Dataset, data_dir: str | None) -> Trousers | None:
         """Trousers to count limbs of; None where there are none."""

@@ -10,9 +10,10 @@ from jaxtyping import Float
 
 import elsjax
 from elsjax import checks
-from elsjax.cli.account import denoiser_title, print_table, save_report
+from elsjax.cli.account import denoiser_title, save_report
 from elsjax.cli.experiment import Experiment, OtherData, check_count, load_network
 from elsjax.cli.progress import bar
+from elsjax.cli.studies.command import StudyCommand
 from elsjax.cli.window import network_window, window_list
 from elsjax.experiments.counterparts import own_kind
 from elsjax.experiments.heldout import TIMES
@@ -29,7 +30,7 @@ _SHARES = (0.5, 0.9)
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyReceptiveField:
+class StudyReceptiveField(StudyCommand["_Account"]):
     """How far does a network look? Its receptive field at each noise level, beside its machine's.
 
     The mean absolute derivative of the estimate in the middle of the image with respect to each
@@ -58,17 +59,6 @@ class StudyReceptiveField:
     """Folder to write."""
     overwrite: bool = False
     """Replace the folder if it exists."""
-
-    def __call__(self) -> None:
-        """Runs the command.
-
-        Raises:
-          ValueError: if an option does not fit, before anything is computed or written.
-        """
-        with Run(self.out, overwrite=self.overwrite) as run:
-            account = self._run(run)
-        print_table(account.table())
-        print(f"open {self.out / 'report.html'}")
 
     def _run(self, run: Run) -> "_Account":
         """Writes the results; returns what is to be said of them."""

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import tyro
 
 from elsjax import checks
-from elsjax.cli.account import print_table, save_report
+from elsjax.cli.account import save_report
 from elsjax.cli.denoisers import DenoiserName, DenoiserOptions, indexed, sees_window
 from elsjax.cli.experiment import Experiment, OtherData, check_count, load_network, on_all_devices
 from elsjax.cli.progress import bars
+from elsjax.cli.studies.command import StudyCommand
 from elsjax.cli.studies.switch_account import SwitchingAccount
 from elsjax.cli.window import network_window, window_list
 from elsjax.experiments.counterparts import own_kind
@@ -24,7 +25,7 @@ from elsjax.process.windows import WindowSchedule, at_least
 
 
 @dataclasses.dataclass(frozen=True)
-class StudySwitch:
+class StudySwitch(StudyCommand[SwitchingAccount]):
     """Which steps decide whether a machine predicts a network's sample? Both draw it in turns.
 
     From the same noise, the machine takes the first steps and the network the rest, and the other
@@ -72,18 +73,6 @@ class StudySwitch:
     """Folder to write."""
     overwrite: bool = False
     """Replace the folder if it exists."""
-
-    def __call__(self) -> None:
-        """Runs the command.
-
-        Raises:
-          ValueError: if an option does not fit, before anything is computed or written.
-          FloatingPointError: if a sample is not finite.
-        """
-        with Run(self.out, overwrite=self.overwrite) as run:
-            account = self._run(run)
-        print_table(account.table())
-        print(f"open {self.out / 'report.html'}")
 
     def _run(self, run: Run) -> SwitchingAccount:
         """Writes the results; returns what is to be said of them."""

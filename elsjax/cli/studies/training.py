@@ -14,11 +14,12 @@ from jaxtyping import Key
 
 import elsjax
 from elsjax import checks
-from elsjax.cli.account import print_table, save_report
+from elsjax.cli.account import save_report
 from elsjax.cli.data import DataOptions, describe, images_sha256
 from elsjax.cli.denoisers import DenoiserName, DenoiserOptions, indexed
 from elsjax.cli.experiment import MAX_COUNT, check_count, on_all_devices
 from elsjax.cli.progress import bars
+from elsjax.cli.studies.command import StudyCommand
 from elsjax.cli.studies.training_account import LearningAccount
 from elsjax.cli.train import NetworkName
 from elsjax.cli.window import network_window, window_list
@@ -43,7 +44,7 @@ _NAMES = ("network", "second")
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyTraining:
+class StudyTraining(StudyCommand[LearningAccount]):
     """From mosaic to memory: what a network paints at steps of its training.
 
     Trains a network on a few images, and another on as many others. At some steps both paint from
@@ -105,18 +106,6 @@ class StudyTraining:
     """Folder to write."""
     overwrite: bool = False
     """Replace the folder if it exists."""
-
-    def __call__(self) -> None:
-        """Runs the command.
-
-        Raises:
-          ValueError: if an option does not fit, before anything is computed or written.
-          FloatingPointError: if training diverges; the last good checkpoint is kept.
-        """
-        with Run(self.out, overwrite=self.overwrite) as run:
-            account = self._run(run)
-        print_table(account.table())
-        print(f"open {self.out / 'report.html'}")
 
     def _run(self, run: Run) -> LearningAccount:
         """Writes the results; returns what is to be said of them."""
