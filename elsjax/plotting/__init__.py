@@ -31,8 +31,8 @@ def sample_figure(
 
     Args:
       columns: (title, images [B, H, W, C] in [-1, 1]) for each column; values outside are clipped.
-      captions: for each row, a line below each of its images; "" for none. Captions and titles of
-        more than 24 characters are cut.
+      captions: for each row, a line below each of its images; "" for none. Captions, and lines of
+        titles, of more than 24 characters are cut.
 
     Returns:
       The figure; `figure.savefig(path)` writes it.
@@ -46,7 +46,8 @@ def sample_figure(
     figure = _figure(1.15 * len(stages) + 0.1, 1.25 * num_rows + 0.35, dpi=150)
     axes = figure.subplots(num_rows, len(stages), squeeze=False)
     for column, (title, images) in enumerate(stages):
-        axes[0, column].set_title(_shortened(title, _TITLE_LENGTH), fontsize=8, parse_math=False)
+        lines = [_shortened(line, _TITLE_LENGTH) for line in title.split("\n")]
+        axes[0, column].set_title("\n".join(lines), fontsize=8, parse_math=False)
         for ax in axes[len(images) :, column]:
             ax.axis("off")
         for row, image in enumerate(images):
