@@ -11,6 +11,7 @@ import numpy as np
 from elsjax.cli.progress import bar
 from elsjax.data import tfds_source
 from elsjax.data.datasets import Dataset, load_dataset
+from elsjax.experiments.heldout import heldout_images
 from elsjax.experiments.runs import environment
 
 _NAMED_LABELS = 20  # as many are printed; config.json has them all
@@ -53,6 +54,30 @@ class DataOptions:
                 skip_unreadable=self.skip_unreadable,
                 progress=progress,
             )
+
+    def held_out(self, data: Dataset, source: str | None, count: int) -> Dataset | None:
+        """Images of the same size that are not among the training images.
+
+        Args:
+          data: the training images, as `load` returns them.
+          source: see `heldout_images`.
+          count: how many at most.
+
+        Returns:
+          The images; None, which is printed, if none are at hand.
+
+        Raises:
+          ValueError: as `heldout_images`.
+        """
+        found = heldout_images(
+            data, source, count, image_size=self.image_size, data_dir=self.data_dir
+        )
+        if found is None:
+            print(
+                f"no held-out images for {data.name!r} are at hand, so their error is not "
+                "measured; --heldout names a data set"
+            )
+        return found
 
     def print_labels(self, data: Dataset) -> None:
         """Says which label stands for which class of a folder of images."""

@@ -17,7 +17,7 @@ from elsjax import checks, plotting
 from elsjax.cli.data import DataOptions, describe
 from elsjax.cli.schedule import parse_schedule
 from elsjax.data.datasets import Dataset
-from elsjax.experiments.heldout import TIMES, HeldoutCurve, heldout_images
+from elsjax.experiments.heldout import TIMES, HeldoutCurve
 from elsjax.experiments.runs import Run
 from elsjax.experiments.training import Heldout, check_levels, start_training
 from elsjax.nn import PRESETS, Network
@@ -258,19 +258,8 @@ class Train:
         """Images that are not trained on; None if there are to be none, or none are at hand."""
         if not self.num_heldout:
             return None
-        images = heldout_images(
-            data,
-            self.heldout,
-            self.num_heldout,
-            image_size=self.data.image_size,
-            data_dir=self.data.data_dir,
-        )
-        if images is None:
-            print(
-                f"no held-out images for {data.name!r} are at hand, so their error is not "
-                "measured; --heldout names a data set"
-            )
-        elif network.num_classes is not None:
+        images = self.data.held_out(data, self.heldout, self.num_heldout)
+        if images is not None and network.num_classes is not None:
             if images.labels is None:
                 raise ValueError(f"heldout={images.name!r} has no labels; conditional=True")
             if images.labels.max() >= network.num_classes:

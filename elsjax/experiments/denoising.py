@@ -178,28 +178,42 @@ def study_denoising(
     noise = np.asarray(initial_noise(key, len(x0), x0.shape[1:]))
     _check(found, noise[:1], times, None if label is None else label[:1])
     work = _Work(x0, noise, label, min(batch_size, len(x0)), States() if states is None else states)
-    errors, seconds = {}, {}
-    seen: dict[str, list[np.ndarray]] = {}
-    agreement: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-    for name, denoiser in found.items():
-        rows = work.of_all_times(
+    rows = _all_rows(work, networks, found, times, counts, progress)
+    errors = {name: np.stack([row["error"] for row in one]) for name, one in rows.items()}
+    seconds = {name: np.array([float(row["seconds"]) for row in one]) for name, one in rows.items()}
+    agreement = {
+        name: _by_name(networks, [row["agreement"] for row in rows[name]]) for name in denoisers
+    }
+    unit = errors.pop(_UNIT)
+    del seconds[_UNIT]
+    return DenoisingStudy(np.asarray(times, float), unit, errors, agreement, seconds)
+
+
+def _all_rows(
+    work: "_Work",
+    networks: Mapping[str, Denoiser],
+    denoisers: Mapping[str, Denoiser],
+    times: Sequence[float],
+    counts: Mapping[str, int],
+    progress: Callable[[str, int, int], None] | None,
+) -> dict[str, list[dict[str, np.ndarray]]]:
+    """What `_Work` finds of each denoiser at each time, by name.
+
+    Networks come before what predicts them, which is held against their estimates.
+    """
+    rows: dict[str, list[dict[str, np.ndarray]]] = {}
+    for name, denoiser in denoisers.items():
+        predicts = name not in networks and name != _UNIT
+        rows[name] = work.of_all_times(
             name,
             denoiser,
             times,
             counts[name],
-            targets=list(seen.values()) if name in denoisers else [],
+            targets=[[row["x0"] for row in rows[n]] for n in networks] if predicts else [],
             keep=name in networks,
             progress=progress,
         )
-        errors[name] = np.stack([row["error"] for row in rows])
-        seconds[name] = np.array([float(row["seconds"]) for row in rows])
-        if name in networks:
-            seen[name] = [row["x0"] for row in rows]
-        if name in denoisers:
-            agreement[name] = _by_name(networks, [row["agreement"] for row in rows])
-    unit = errors.pop(_UNIT)
-    del seconds[_UNIT]
-    return DenoisingStudy(np.asarray(times, float), unit, errors, agreement, seconds)
+    return rows
 
 
 def _counts(

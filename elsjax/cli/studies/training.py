@@ -25,7 +25,6 @@ from elsjax.cli.train import NetworkName
 from elsjax.cli.window import network_window, window_list
 from elsjax.data.datasets import Dataset
 from elsjax.experiments.counterparts import own_kind
-from elsjax.experiments.heldout import heldout_images
 from elsjax.experiments.learning import LearningPlan
 from elsjax.experiments.runs import Run
 from elsjax.experiments.sampling import ResumableSampler
@@ -123,7 +122,7 @@ class StudyTraining(StudyCommand[LearningAccount]):
             )
             for name in names
         }
-        heldout = self._heldout(data)
+        heldout = self.data.held_out(data, self.heldout, self.num_heldout)
         config = self._record(network, data, other, heldout, names)
         run.start(config | {"windows": window_list(window)})
         self.data.print_labels(data)
@@ -224,22 +223,6 @@ class StudyTraining(StudyCommand[LearningAccount]):
             )
             trained.append([on_all_devices(network) for network in found])
         return trained
-
-    def _heldout(self, data: Dataset) -> Dataset | None:
-        """Images that the network is not trained on; None if none are at hand."""
-        found = heldout_images(
-            data,
-            self.heldout,
-            self.num_heldout,
-            image_size=self.data.image_size,
-            data_dir=self.data.data_dir,
-        )
-        if found is None:
-            print(
-                f"no held-out images for {data.name!r} are at hand, so their error is not "
-                "measured; --heldout names a data set"
-            )
-        return found
 
     def _record(
         self,
